@@ -1,0 +1,186 @@
+"""Reading the YAML file: overrides, validation, and everything that is wrong with it in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from seghiero_core.errors import ConfigError, UsageError, nearest
+from seghiero_core.hierarchy import Hierarchy
+from seghiero_core.plugins import load_plugins
+from seghiero_core.registry import BACKBONES, HEADS, NOT_LOADED, BackboneEntry, HeadEntry
+from seghiero_core.schema import ClassesConfig, Config, OutputConfig, SplitConfig
+from seghiero_core.yaml_reader import Key, read_yaml, read_yaml_file
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read, override (`section.key=value`, values in YAML) and validate a config file.
+
+    Raises ConfigError that lists every fault, each with its line, its key, what was expected and the nearest word.
+    """
+    path = Path(path)
+    data, lines = read_yaml_file(path)
+    if data is None:
+        raise ConfigError(f"{path}: the file is empty. `seghiero init DIR` writes a config to start from.")
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected sections (dataset:, classes:, ...), found {_shown(data)}.")
+    places: dict[Key, str] = {key: f"{path}, line {line}" for key, line in lines.items()}
+    for override in overrides:
+        _override(data, places, override)
+    return parse_config(data, path, places, load=not _is_saved(path))
+
+
+def parse_config(
+    data: Mapping[str, Any], path: Path, places: Mapping[Key, str] | None = None, *, load: bool = False
+) -> Config:
+    """Validate a config given as plain data; relative paths are relative to the folder of `path`.
+
+    Its `plugins` are loaded only with `load`, which is for files that the user wrote and named.
+    """
+
+    def place(key: Key) -> str:
+        while key and key not in (places or {}):
+            key = key[:-1]
+        return (places or {}).get(key, str(path)) if key else str(path)
+
+    faults = [f"{place(key)}: {text}" for key, text in _plugin_faults(data.get("plugins"), path, load)]
+    config = None
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        faults += [f"{place(key)}: {text}" for key, text in map(_fault, error.errors(include_url=False))]
+    for section, registry in (("backbone", BACKBONES), ("head", HEADS)):
+        given = data.get(section, {})
+        if isinstance(given, Mapping):
+            faults += [f"{place((section, key))}: {text}" for key, text in _component_faults(section, registry, given)]
+    hierarchy = None
+    try:
+        hierarchy = Hierarchy.from_config(ClassesConfig.model_validate(data.get("classes")))
+    except ConfigError as error:
+        faults += [f"{place(tuple(line.partition(':')[0].split('.')))}: {line}" for line in str(error).splitlines()]
+    except ValidationError:
+        pass  # already reported with the whole config
+    if hierarchy and isinstance(data.get("loss", {}), Mapping):
+        from seghiero_core.losses import check_loss_section
+
+        faults += [f"{place(('loss',))}: {text}" for text in check_loss_section(data.get("loss") or {}, hierarchy)]
+    if faults or config is None:
+        raise ConfigError("\n".join(faults))
+    return _resolved(config, path)
+
+
+def _resolved(config: Config, path: Path) -> Config:
+    folder = path.resolve().parent
+    root = folder / config.dataset.root
+    splits = {
+        name: SplitConfig(images=root / split.images, masks=root / split.masks)
+        for name in ("train", "val", "test")
+        if (split := getattr(config.dataset, name))
+    }
+    return config.model_copy(
+        update={
+            "dataset": config.dataset.model_copy(update={"root": root, **splits}),
+            "output": OutputConfig(dir=folder / config.output.dir, name=config.output.name or path.stem),
+            "plugins": [str(folder / name) if (folder / name).exists() else name for name in config.plugins],
+        }
+    )
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether `path` was written by a run: then its `plugins` are a record of what was, not a wish."""
+    return path.with_name("manifest.json").exists() or path.with_name("checkpoints").is_dir()
+
+
+def _plugin_faults(plugins: Any, path: Path, load: bool):
+    """Load what `plugins` lists, and give (key, text) of each that isn't there."""
+    if not isinstance(plugins, list):
+        return  # left out, or not valid and reported with the whole config
+    for i, name in enumerate(plugins):
+        if isinstance(name, str) and load:
+            try:
+                load_plugins([name], base=path.parent)
+            except UsageError as error:
+                yield ("plugins", i), f"plugins.{i}: {error}"
+        elif isinstance(name, str):
+            NOT_LOADED[f"'{name}' of {path}"] = f"a saved config loads nothing; if you trust it, give --plugin {name}"
+
+
+def _component_faults(section: str, registry: Any, given: Mapping[str, Any]):
+    """(key, text) of each fault among the options of a backbone or head section."""
+    name = given.get("type", "resnet" if section == "backbone" else "aspp")
+    try:
+        entry: BackboneEntry | HeadEntry = registry.get(str(name))
+    except UsageError as error:
+        yield "type", f"{section}.type: {error}"
+        return
+    fixed = {"type", "pretrained"} if section == "backbone" else {"type", "proj_dim"}
+    known = {*fixed, *entry.options}
+    if isinstance(entry, BackboneEntry):
+        known.add(entry.selector)
+        try:
+            entry.check_variant(given.get(entry.selector, entry.default))
+        except UsageError as error:
+            yield entry.selector, f"{section}.{entry.selector}: {error}"
+    for key, value in given.items():
+        if key not in known:
+            yield (
+                key,
+                f"{section}.{key}: unknown key for {name}.{nearest(key, known)} Known: {', '.join(sorted(known))}.",
+            )
+        elif key in entry.options:
+            try:
+                TypeAdapter(entry.options[key].annotation).validate_python(value)
+            except ValidationError as error:
+                yield key, f"{section}.{key}: {_expected(error.errors()[0])}"
+
+
+def _override(data: dict[str, Any], places: dict[Key, str], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.split(".")
+    if not equals or not all(keys):
+        raise UsageError(f"--set {override}: expected section.key=value, for example --set training.lr=0.01.")
+    value, _ = read_yaml(text, f"--set {name}")
+    target = data
+    for key in keys[:-1]:
+        target = target.setdefault(key, {})
+        if not isinstance(target, dict):
+            raise UsageError(f"--set {override}: '{key}' is a single value, it has no '{keys[-1]}'.")
+    target[keys[-1]] = value
+    for key in [key for key in places if key[: len(keys)] == tuple(keys)]:
+        del places[key]
+    places[tuple(keys)] = f"--set {override}"
+
+
+def _fault(error: Any) -> tuple[Key, str]:
+    key = tuple(part for part in error["loc"] if not (isinstance(part, str) and part.startswith(("function-", "bool"))))
+    dotted = ".".join(str(part) for part in key)
+    if error["type"] == "extra_forbidden":
+        siblings = _fields(key[:-1])
+        return key, f"{dotted}: unknown key.{nearest(key[-1], siblings)} Known: {', '.join(siblings)}."
+    if error["type"] == "missing":
+        return key, f"{dotted}: is required and missing."
+    return key, f"{dotted}: {_expected(error)}"
+
+
+def _expected(error: Any) -> str:
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should be", "expected", 1)
+    if error["type"] == "model_type":
+        message = "expected a mapping of keys"
+    return f"{message}, found {_shown(error['input'])}."
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _fields(key: Key) -> list[str]:
+    model: Any = Config
+    for part in key:
+        annotation = model.model_fields[part].annotation
+        options = getattr(annotation, "__args__", None) or (annotation,)
+        model = next(t for t in options if isinstance(t, type) and issubclass(t, BaseModel))
+    return list(model.model_fields)
