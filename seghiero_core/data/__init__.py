@@ -1,0 +1,1 @@
+"""From folders to batches: finding, checking, decoding and augmenting images and their masks."""

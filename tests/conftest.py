@@ -1,0 +1,153 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seghiero_core.hierarchy import Hierarchy
+
+CAMVID_CLASSES = {
+    "labels": [
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    ],
+    "tree": {
+        "static": {
+            "sky": None,
+            "structure": ["building", "pole", "sign", "fence"],
+            "ground": ["road", "pavement"],
+            "tree": None,
+        },
+        "moving": {"car": None, "human": ["pedestrian", "bicyclist"]},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def camvid() -> Path:
+    """The CamVid folder: `$SEGHIERO_CAMVID`, else `../shared/camvid` from the project's root, else a skip."""
+    root = Path(__file__).resolve().parent.parent
+    folder = Path(os.environ.get("SEGHIERO_CAMVID") or root.parent / "shared" / "camvid")
+    if not (folder / "train" / "images").is_dir():
+        pytest.skip(f"CamVid is not at {folder}; set SEGHIERO_CAMVID to a folder with train/ and val/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def camvid_hierarchy() -> Hierarchy:
+    return Hierarchy.from_config(CAMVID_CLASSES)
+
+
+@pytest.fixture
+def ragged() -> Hierarchy:
+    """Three levels, values that are not contiguous, one leaf under the root and a label at an inner node.
+
+    Values to names: 0 sky, 2 boots, 5 flats, 9 shoes (an inner node), 300 hat; nodes in order: sky, boots, flats, hat,
+    shoes, clothes.
+    """
+    return Hierarchy.from_config(
+        {
+            "labels": {0: "sky", 2: "boots", 5: "flats", 9: "shoes", 300: "hat"},
+            "tree": {"sky": None, "clothes": {"shoes": ["boots", "flats"], "hat": None}},
+        }
+    )
+
+
+class Folders:
+    """A data set in the making: `images` and `masks` folders, and writers that take arrays."""
+
+    def __init__(self, root: Path) -> None:
+        self.images, self.masks = root / "images", root / "masks"
+        self.images.mkdir(parents=True)
+        self.masks.mkdir()
+
+    def add(self, name: str, mask: np.ndarray, image: np.ndarray | None = None, extension: str = "png") -> None:
+        """Save a pair; without `image` its pixels are random, from a seed that is the number of pairs so far."""
+        if image is None:
+            rng = np.random.default_rng(len(list(self.images.rglob("*.*"))))
+            image = rng.integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
+        for path, array in ((self.images / f"{name}.{extension}", image), (self.masks / f"{name}.png", mask)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    return Folders(tmp_path / "set")
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """`run(*words)` is a command line in this process: (exit code, stdout, stderr)."""
+    from seghiero_cli.main import main
+
+    def run_command(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["seghiero", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main()
+        out, err = capsys.readouterr()
+        return int(caught.value.code or 0), out, err
+
+    return run_command
+
+
+SMALL = """
+dataset: {train: {images: train/images, masks: train/masks}, val: {images: val/images, masks: val/masks}}
+classes:
+  labels: [sky, grass, disc, ring]
+  tree: {ground: [sky, grass], round: [disc, ring]}
+backbone: {type: resnet, depth: 18}
+head: {type: extremely_fast_segformer, proj_dim: 16}
+transform: {size: [48, 64]}
+training: {device: cpu, epochs: 2, batch_size: 2, workers: 0, precision: fp32}
+output: {name: small}
+"""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """The config of a run that takes seconds: four 48x64 px images to train on and two to validate."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for kind in ("images", "masks"):
+            (tmp_path / split / kind).mkdir(parents=True)
+        for i in range(count):
+            mask = np.repeat(rng.permutation(4).astype(np.uint8), 12)[:, None].repeat(64, axis=1)
+            mask[:3, :3] = 255
+            image = (60 * mask[..., None] + rng.integers(0, 40, (48, 64, 3))).astype(np.uint8)
+            Image.fromarray(image).save(tmp_path / split / "images" / f"{i}.png")
+            Image.fromarray(mask).save(tmp_path / split / "masks" / f"{i}.png")
+    path = tmp_path / "cfg.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture(scope="session")
+def starter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The starter's config and data; runs go below its `runs`."""
+    from seghiero_core.starter import write_starter
+
+    return write_starter(tmp_path_factory.mktemp("starter") / "starter").parent
+
+
+@pytest.fixture(scope="session")
+def tiny_run(starter_folder: Path) -> Path:
+    """A run folder with an untrained tiny network over the starter's classes."""
+    from tiny import TINY, save_untrained
+
+    return save_untrained(starter_folder / "cfg.yaml", [*TINY, "output.name=tiny"]).run_dir
