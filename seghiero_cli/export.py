@@ -1,0 +1,62 @@
+"""`seghiero export`: a checkpoint as an ONNX file, checked against the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seghiero_cli import console
+
+EXAMPLE = "Example: seghiero export runs/cfg --onnx --out street.onnx --json"
+
+
+def export(
+    checkpoint: Annotated[
+        Path | None, typer.Argument(metavar="[CHECKPOINT]", help="A run or checkpoint; the newest run when left out.")
+    ] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (the default, and the only format).")] = True,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file; model.onnx in the run when left out.")
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision inside.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit, calibrated on the data set.")] = False,
+    input_type: Annotated[str, typer.Option("--input", help="uint8, or float32 with the same 0..255.")] = "uint8",
+    outputs: Annotated[str, typer.Option(help="masks (classes and confidence per level) or logits.")] = "masks",
+    decode: Annotated[str, typer.Option(help="How logits become classes: see README, decoding.")] = "leaf",
+    opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 23.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Write one file that needs nothing else, and check that it gives the network's answers."""
+    from seghiero_core.checkpoint import find_checkpoint
+    from seghiero_core.errors import UsageError
+    from seghiero_core.export import ExportOptions, default_path, export_onnx
+
+    if fp16 and int8:
+        raise UsageError("give either --fp16 or --int8, not both.")
+    options = ExportOptions(
+        precision="fp16" if fp16 else "int8" if int8 else "fp32",
+        input=input_type,
+        outputs=outputs,
+        mode=decode,
+        opset=opset,
+    )
+    folder = find_checkpoint(checkpoint)
+    if checkpoint is None:
+        console.note(f"no checkpoint named: using the newest run, {folder}")
+    row = export_onnx(folder, out or default_path(folder, options), options)
+    if as_json:
+        console.result_json(row)
+        return
+    console.table("", ("", ""), [(name, text) for name, value in row.items() for name, text in _cells(name, value)])
+
+
+def _cells(name: str, value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, dict):
+        return [(f"  {key}", f"{100 * share:.4f} %") for key, share in value.items()]
+    if isinstance(value, list):
+        return [(name, ", ".join(value))]
+    if name.startswith(("argmax_agreement", "miou_")) and isinstance(value, float):
+        return [(name, f"{100 * value:.4f} %" if name.startswith("argmax") else f"{100 * value:.2f}")]
+    return [(name, f"{value:.3g}" if isinstance(value, float) else str(value))]

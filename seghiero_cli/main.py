@@ -1,0 +1,104 @@
+"""The list of commands, and the one place that turns an error into a message and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from seghiero_cli import (
+    channels,
+    console,
+    demo,
+    evaluate,
+    export,
+    init,
+    list_backbones,
+    list_heads,
+    plugins,
+    predict,
+    scaffold,
+    train,
+)
+from seghiero_core import __version__
+from seghiero_core.errors import SeghieroError
+
+app = typer.Typer(
+    name="seghiero",
+    help="Hierarchical semantic segmentation: train, measure and ship networks that predict every level of a tree.",
+    epilog="Example: seghiero init starter && seghiero train starter/cfg.yaml",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train", epilog=train.EXAMPLE)(train.train)
+app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("predict", epilog=predict.EXAMPLE)(predict.predict)
+app.command("export", epilog=export.EXAMPLE)(export.export)
+app.command("list-backbones", epilog=list_backbones.EXAMPLE)(list_backbones.list_backbones)
+app.command("list-heads", epilog=list_heads.EXAMPLE)(list_heads.list_heads)
+app.command("channels", epilog=channels.EXAMPLE)(channels.channels)
+app.command("scaffold-backbone", epilog=scaffold.BACKBONE_EXAMPLE)(scaffold.scaffold_backbone)
+app.command("scaffold-head", epilog=scaffold.HEAD_EXAMPLE)(scaffold.scaffold_head)
+app.command("init", epilog=init.EXAMPLE)(init.init)
+app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH|PACKAGE", help="A folder, .py file or package of your own components; repeatable."),
+    ] = None,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load no plugins at all.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+    console.debug = debug
+    plugins.use_plugins(plugin or [], enabled=not no_plugins)
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    try:
+        app()
+    except SeghieroError as error:
+        _fail(str(error), error.exit_code, error)
+    except BrokenPipeError:  # the reader of our output, `head` say, has gone; nothing is left to tell it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(_explained(error), 4, error)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        _fail(
+            "the device ran out of memory. In this order, try: backbone.gradient_checkpointing: true; "
+            "training.precision: bf16; half the training.batch_size with twice the training.gradient_accumulation; "
+            "a smaller transform.size; a lighter head or backbone.",
+            4,
+            error,
+        )
+
+
+def _explained(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    advice = {
+        errno.ENOSPC: "the disk is full; free some space, or choose another folder (output.dir, --out).",
+        errno.EACCES: "no permission; choose a folder that you may write to (output.dir, --out).",
+        errno.EROFS: "the file system is read-only; choose another folder (output.dir, --out).",
+    }
+    return where + advice.get(error.errno, error.strerror or str(error))
+
+
+def _fail(message: str, code: int, error: BaseException) -> None:
+    if console.debug:
+        raise error
+    console.error(message)
+    sys.exit(code)

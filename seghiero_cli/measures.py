@@ -1,0 +1,45 @@
+"""The tables of measures that `train`, `eval` and `demo` print."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seghiero_cli import console
+
+
+def print_levels(metrics: dict[str, Any]) -> None:
+    """A table per level: IoU and pixels of each class; a class that was nowhere has no IoU."""
+    for level in metrics["levels"]:
+        total = sum(entry["pixels"] for entry in level["classes"]) or 1
+        rows = [
+            (entry["name"], percent(entry["iou"]), f"{100 * entry['pixels'] / total:.2f}") for entry in level["classes"]
+        ]
+        title = f"{level['name']}: mIoU {percent(level['miou'])}, pixel accuracy {percent(level['pixel_accuracy'])}"
+        console.table(title, ("class", "IoU %", "pixels %"), rows, right=(1, 2))
+
+
+def print_summary(metrics: dict[str, Any]) -> None:
+    """What the levels say together, and what is taken for what most often."""
+    rows = [
+        ("mean mIoU of the levels, %", percent(metrics["mean_miou"])),
+        ("pixels whose levels agree, %", percent(metrics["consistency"])),
+        ("pixels right at every level, %", percent(metrics["full_path_accuracy"])),
+        ("mean tree distance, edges", number(metrics["mean_tree_distance"])),
+        ("mean tree distance of mistakes, edges", number(metrics["mean_tree_distance_of_mistakes"])),
+        *((f"calibration error (ECE) at {level['name']}, %", percent(level["ece"])) for level in metrics["levels"]),
+    ]
+    console.table("", ("all levels", ""), rows, right=(1,))
+    worst = metrics["levels"][0]["worst_confusions"][:5]
+    if worst:
+        rows = [(c["truth"], c["predicted"], percent(c["share"])) for c in worst]
+        console.table("worst confusions", ("truth", "taken for", "share of the truth's pixels, %"), rows, right=(2,))
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as per cent with one decimal, "-" where there is none."""
+    return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def number(value: float | None) -> str:
+    """A number with three decimals, "-" where there is none."""
+    return "-" if value is None else f"{value:.3f}"

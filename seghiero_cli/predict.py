@@ -1,0 +1,103 @@
+"""`seghiero predict`: masks and pictures of images, from a checkpoint or an ONNX file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seghiero_cli import console
+
+EXAMPLE = "Example: seghiero predict runs/cfg photos/ --out predictions --tta flip --skip-existing"
+
+
+def predict(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT|MODEL.onnx", help="A run, a checkpoint, or an exported file.")
+    ],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders of images, or globs.")],
+    out: Annotated[Path, typer.Option(help="The folder for the results.")] = Path("predictions"),
+    tile: Annotated[
+        int | None, typer.Option(min=64, help="Side of sliding tiles, px; left out: 1024 for images above 4 MP.")
+    ] = None,
+    overlap: Annotated[int, typer.Option(min=1, help="What neighbouring tiles share, px.")] = 128,
+    tta: Annotated[str, typer.Option(help="Average over flip, scales, or flip,scales.")] = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of one size, or tiles, computed together.")] = 1,
+    decode: Annotated[str | None, typer.Option(help="How logits become classes; leaf when left out.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also save every score, as .npz.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out images whose results are there.")
+    ] = False,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 2_000_000_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per image.")] = False,
+) -> None:
+    """Write an index PNG per level and an overlay for every image."""
+    from seghiero_core.errors import DataError
+    from seghiero_core.infer import load
+    from seghiero_core.predict_files import find_jobs, predict_files
+
+    jobs = find_jobs(inputs, out)
+    names = [name for name in tta.split(",") if name]
+    predictor = load(
+        checkpoint, device=device, mode=decode, tile=tile, overlap=overlap, tta=names, batch_size=batch_size
+    )
+    progress = _Progress(len(jobs))
+    failed: list[str] = []
+    done = skipped = 0
+    for result in predict_files(
+        predictor, jobs, probabilities=probabilities, skip_existing=skip_existing, max_pixels=max_pixels
+    ):
+        skipped += result.skipped
+        if result.error is not None:
+            failed.append(result.error)
+        elif not result.skipped:
+            done += 1
+        if as_json:
+            _json_line(result)
+        progress.show(done, skipped, len(failed))
+    progress.end()
+    summary = f"{done} of {len(jobs)} images predicted" + (f", {skipped} were there already" if skipped else "")
+    (console.note if as_json else console.result)(f"{summary}: {out}")
+    if failed:
+        raise DataError(f"{len(failed)} of {len(jobs)} images failed:\n  " + "\n  ".join(failed))
+
+
+def _json_line(result) -> None:
+    document = {"image": str(result.image)}
+    if result.error is not None:
+        document |= {"error": result.error}
+    elif result.skipped:
+        document |= {"skipped": True}
+    else:
+        document |= {"ms": round(result.ms, 2), **result.measures}
+    console.result_json_line(document)
+
+
+class _Progress:
+    """Images done and images/s, on stderr: one line that is rewritten on a terminal, else a line every 10 s."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.live = total, sys.stderr.isatty()
+        self.started = self.said = time.monotonic()
+
+    def show(self, done: int, skipped: int, failed: int) -> None:
+        now = time.monotonic()
+        if now - self.said < (0.1 if self.live else 10):
+            return
+        self.said = now
+        rate = done / (now - self.started)
+        text = f"{done + skipped + failed}/{self.total} images, {rate:.1f} images/s" + (
+            f", {failed} failed" if failed else ""
+        )
+        if self.live:
+            print(f"\r{text}", end="\033[K", file=sys.stderr, flush=True)
+        else:
+            console.note(text)
+
+    def end(self) -> None:
+        if self.live:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,43 @@
+"""`seghiero train`: from one YAML file to a trained, measured model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seghiero_cli import console
+
+EXAMPLE = "Example: seghiero train cfg.yaml --set training.epochs=20 --set 'backbone={type: convnext, variant: tiny}'"
+
+
+def train(
+    cfg: Annotated[Path, typer.Argument(metavar="CFG", help="The YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a run of the same name.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the last validation as one JSON document.")] = False,
+) -> None:
+    """Train the network that a config describes, and keep its best and last checkpoints."""
+    from seghiero_core.config import load_config
+
+    config = load_config(cfg, overrides or [])
+    run_training(config, resume=resume, force=force, as_json=as_json)
+
+
+def run_training(config, *, resume: bool = False, force: bool = False, as_json: bool = False) -> None:
+    """Train with the live view, then print the tables of the last validation. `demo` uses it too."""
+    from seghiero_cli.measures import print_levels
+    from seghiero_cli.training_view import TrainingView
+    from seghiero_core import train as training
+
+    with TrainingView() as view:
+        record = training.train(config, resume=resume, force=force, notify=view)
+    if as_json:
+        console.result_json(record.get("metrics"))
+    elif record.get("metrics"):
+        print_levels(record["metrics"])
+        console.note(f"Next: seghiero eval {config.run_dir}")

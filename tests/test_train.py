@@ -1,0 +1,179 @@
+"""Training runs of seconds: what they leave behind, that they learn, resume exactly, and refuse what they must."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from seghiero_core.checkpoint import newest_whole_checkpoint, read_checkpoint
+from seghiero_core.config import load_config
+from seghiero_core.errors import CheckpointError, ConfigError, UsageError
+from seghiero_core.optim import WeightAverage, lr_factor, make_optimizer
+from seghiero_core.schema import TrainingConfig
+from seghiero_core.signals import Interrupted
+from seghiero_core.train import train
+
+
+def weights(run):
+    return load_file(run / "last/model.safetensors")
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def test_a_run_leaves_what_it_promises(small, run):
+    code, out, err = run("train", small, "--json")
+    assert code == 0, err
+    folder = small.parent / "runs/small"
+    document = json.loads(out)
+    assert [level["name"] for level in document["levels"]] == ["leaf", "level1"]
+    for name in ("best", "last"):
+        assert (folder / name).is_symlink()
+        assert read_checkpoint(folder / name).metrics["mean_miou"] == document["mean_miou"] or name == "best"
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["event"] for r in records] == ["step", "step", "validation"] * 2
+    assert all(math.isfinite(r["loss"]) for r in records if r["event"] == "step")
+    with Image.open(folder / "validation.png") as grid:
+        assert grid.size[0] > 64
+    assert load_config(folder / "config.yaml") == load_config(small)
+    assert not list(folder.rglob(".*"))
+
+    code, out, _ = run("eval", folder / "last", "--json")
+    assert code == 0
+    measured = json.loads(out)
+    assert [level["classes"] for level in measured["levels"]] == [level["classes"] for level in document["levels"]]
+    assert measured["mean_miou"] == document["mean_miou"]
+
+
+def test_it_learns_these_pictures(small):
+    config = load_config(
+        small,
+        ["training.epochs=40", "training.lr=5e-3", "training.validate_every=40", "transform.color_jitter=0"]
+        + ["transform.scale=[1, 1]"],
+    )
+    record = train(config)
+    assert record["metrics"]["levels"][0]["miou"] > 0.5
+    assert record["metrics"]["consistency"] == 1.0
+
+
+def test_a_run_that_exists_is_kept_unless_told_otherwise(small):
+    config = load_config(small, ["training.epochs=1"])
+    train(config)
+    with pytest.raises(UsageError, match="--resume"):
+        train(config)
+    train(config, force=True)
+    other = config.run_dir.parent / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("precious")
+    with pytest.raises(UsageError, match="no run"):
+        train(config.model_copy(update={"output": config.output.model_copy(update={"name": "other"})}), force=True)
+    assert (other / "thesis.txt").exists()
+
+
+class StopAt:
+    """A `notify` that asks the run to stop, as Ctrl-C would, after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, event):
+        if event["event"] == "step" and event["step"] == self.step:
+            import signal
+
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("options", [[], ["training.ema=0.9", "training.gradient_accumulation=2", "head.type=aspp"]])
+def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(small, options):
+    options = [*options, "training.epochs=3"]
+    whole = load_config(small, [*options, "output.name=whole"])
+    parts = load_config(small, [*options, "output.name=parts"])
+    steps = train(whole)["step"]
+    for stop in range(1, steps):
+        with pytest.raises(Interrupted) as caught:
+            train(parts, resume=True, notify=StopAt(stop))
+        assert caught.value.exit_code == 130
+    train(parts, resume=True)
+    assert_same(weights(whole.run_dir), weights(parts.run_dir))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(small):
+    config = load_config(small)
+    train(config)
+    last = (config.run_dir / "last").resolve()
+    data = bytearray((last / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (last / "model.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match="model.safetensors has changed"):
+        read_checkpoint(last)
+    checkpoint, damaged = newest_whole_checkpoint(config.run_dir)
+    assert checkpoint.folder != last
+    assert len(damaged) == 1
+    events = []
+    train(config, resume=True, notify=events.append)
+    assert any("has changed" in event["text"] for event in events if event["event"] == "warning")
+    assert read_checkpoint(config.run_dir / "last").folder == last  # written again, whole
+
+
+def test_resuming_with_other_classes_or_another_model_lists_the_differences(small):
+    train(load_config(small, ["training.epochs=1"]))
+    with pytest.raises(ConfigError) as caught:
+        train(load_config(small, ["head.proj_dim=32", "classes.labels=[grass, sky, disc, ring]"]), resume=True)
+    assert "head.proj_dim: 16 in the run, 32 now" in str(caught.value)
+    assert "classes.labels: {0: 'sky', 1: 'grass'" in str(caught.value)
+
+
+def test_resume_without_a_checkpoint_starts_afresh_and_says_so(small):
+    events = []
+    train(load_config(small, ["training.epochs=1"]), resume=True, notify=events.append)
+    assert any("starts afresh" in event["text"] for event in events if event["event"] == "warning")
+
+
+def test_batches_of_ignored_pixels_alone_change_nothing_but_are_no_error(small):
+    for mask in (small.parent / "train/masks").iterdir():
+        Image.new("L", (64, 48), 255).save(mask)
+    record = train(load_config(small, ["training.epochs=1"]))
+    assert record["metrics"]["pixels"] > 0
+
+
+def test_one_image_in_a_batch_trains_with_the_default_head(small):
+    train(load_config(small, ["training.batch_size=1", "head={type: aspp}", "training.epochs=1"]))
+
+
+def test_poly_decay_with_warm_up():
+    factors = [lr_factor(step, 100, warmup=0.1, power=0.9) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == factors[9]
+    assert factors[50] == pytest.approx(0.5**0.9)
+    assert 0 < factors[99] < 0.02
+
+
+def test_parameter_groups_spare_norms_and_slow_a_pretrained_backbone():
+    model = torch.nn.ModuleDict({"backbone": torch.nn.Conv2d(3, 4, 1), "head": torch.nn.BatchNorm2d(4)})
+    groups = make_optimizer(model, TrainingConfig(lr=1.0), pretrained=True).param_groups
+    assert [(g["lr"], g["weight_decay"], len(g["params"])) for g in groups] == [
+        (0.1, 0.01, 1),
+        (0.1, 0.0, 1),
+        (1.0, 0.0, 2),
+    ]
+
+
+def test_the_running_average_follows_its_formula():
+    model = torch.nn.Linear(1, 1, bias=False)
+    average = WeightAverage(model, decay=0.5)
+    expected = model.weight.item()
+    for n in range(6):
+        with torch.no_grad():
+            model.weight.fill_(n)
+        average.update(model)
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * n
+    assert average.model.weight.item() == pytest.approx(expected)
