@@ -1,0 +1,126 @@
+"""Time and memory of the losses, forward and backward, as ratios to plain cross-entropy on the same leaves.
+
+    python benchmarks/losses.py [--repeats 20] [--size 256] [--device cpu] [LOSS ...]
+
+Losses and cross-entropy take turns, and the best turn of each counts. Logits are float32, B=2; the trees are 11 leaves
+in 6 groups and 124 leaves in 16 groups in 4. Memory is the peak of what is allocated beyond the inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from seghiero_core.hierarchy import IGNORE_INDEX, Hierarchy
+from seghiero_core.losses import LOSSES
+
+LIMITS = {"marginal_cross_entropy": (3.0, 3.0), "tree_min": (5.0, 3.0)}
+MEMORY_LIMIT = 2.5
+
+
+def trees() -> list[Hierarchy]:
+    small = {
+        "sky": None,
+        "structure": ["building", "pole", "sign", "fence"],
+        "ground": ["road", "pavement"],
+        "tree": None,
+        "car": None,
+        "human": ["pedestrian", "bicyclist"],
+    }
+    street = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
+    names = [f"class{i}" for i in range(124)]  # leaves of a group do not stand side by side
+    groups = {f"group{g}": names[g::16] for g in range(16)}
+    large = {f"top{t}": {name: groups[name] for name in list(groups)[t::4]} for t in range(4)}
+    return [
+        Hierarchy.from_config({"labels": street, "tree": small}),
+        Hierarchy.from_config({"labels": names, "tree": large}),
+    ]
+
+
+def seconds(step: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak_bytes(step: Callable[[], None], device: torch.device) -> int:
+    """Peak of the bytes allocated in `step` beyond those held before it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    changes = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for change in sorted(changes, key=lambda event: event.start_ns()):
+        held += change.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def steps_of(names: list[str], hierarchy: Hierarchy, size: int, device: torch.device) -> dict[str, Callable[[], None]]:
+    """A forward and backward of cross-entropy and of every loss, by name."""
+    torch.manual_seed(0)
+    leaves = len(hierarchy.leaves)
+    target = torch.randint(0, leaves, (2, size, size), device=device)
+    widths = {"leaves": leaves, "nodes": len(hierarchy), "embedding": 256}
+    inputs = {kind: torch.randn(2, width, size, size, device=device) for kind, width in widths.items()}
+    inputs["embedding"] = F.normalize(inputs["embedding"][..., ::4, ::4])
+
+    def step(x: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], None]:
+        x = x.clone().requires_grad_()
+
+        def run() -> None:
+            x.grad = None
+            loss(x).backward()
+
+        return run
+
+    steps = {"cross_entropy": step(inputs["leaves"], lambda x: F.cross_entropy(x, target, ignore_index=IGNORE_INDEX))}
+    for name in names:
+        function = LOSSES[name].load(name)
+        steps[name] = step(
+            inputs[LOSSES[name].channels], lambda x, f=function: f(x, target, hierarchy, ignore_index=IGNORE_INDEX)
+        )
+    return steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("losses", nargs="*", metavar="LOSS", help="default: all")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    options = parser.parse_args()
+    names = options.losses or list(LOSSES)
+    for number, hierarchy in enumerate(trees()):
+        steps = steps_of(names, hierarchy, options.size, options.device)
+        best = dict.fromkeys(steps, float("inf"))
+        for _ in range(options.repeats):
+            for name, step in steps.items():
+                best[name] = min(best[name], seconds(step, options.device))
+        memory = {name: peak_bytes(step, options.device) for name, step in steps.items()}
+        levels = " in ".join(str(len(level.nodes)) for level in hierarchy.levels)
+        print(f"\n{levels} classes, 2 x {options.size} x {options.size} px, {options.device}")
+        print(f"{'loss':28}{'ms':>9}{'time':>9}{'limit':>8}{'MiB':>9}{'memory':>9}{'limit':>8}")
+        for name in steps:
+            limits = (f"{LIMITS[name][number]:.0f}x", f"{MEMORY_LIMIT}x") if name in LIMITS else ("", "")
+            time_ratio, memory_ratio = best[name] / best["cross_entropy"], memory[name] / memory["cross_entropy"]
+            print(
+                f"{name:28}{best[name] * 1e3:9.1f}{time_ratio:8.2f}x{limits[0]:>8}"
+                f"{memory[name] / 2**20:9.1f}{memory_ratio:8.2f}x{limits[1]:>8}"
+            )
+
+
+if __name__ == "__main__":
+    main()

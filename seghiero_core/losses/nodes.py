@@ -1,0 +1,130 @@
+"""Losses that ask every node its own yes or no: plain binary cross-entropy and its tree-coherent forms.
+
+A label's node and its ancestors are positive, nodes under the label are unknown and count nowhere, all others are
+negative. With z the logits, a node's score is sigmoid(s) of
+
+    binary cross-entropy:  s = z
+    tree-min:              s = min z over the node and its ancestors, where it is positive,
+                           s = max z over the node and its descendants, where it is negative.
+
+sigmoid is monotone, so that minimum and maximum of logits are those of scores, and nothing overflows.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from seghiero_core.hierarchy import Hierarchy
+from seghiero_core.losses.fused import sum_over_pixels
+from seghiero_core.losses.tree import Tree, labels, look_up, max_into, tree_of, widen
+
+
+def node_bce(logits: Tensor, target: Tensor, hierarchy: Hierarchy, *, ignore_index: int = 255) -> Tensor:
+    """Binary cross-entropy of every node, the mean over valid pixels and their known nodes.
+
+    `logits` B,N,H,W over nodes; `target` B,H,W of node indices.
+    """
+    return _mean_over_nodes(logits, target, hierarchy, ignore_index, False, 0.0)
+
+
+def tree_min(logits: Tensor, target: Tensor, hierarchy: Hierarchy, *, ignore_index: int = 255) -> Tensor:
+    """Tree-min loss (Li et al., "Deep Hierarchical Semantic Segmentation", CVPR 2022, eq. 4-5).
+
+    `logits` B,N,H,W over nodes; `target` B,H,W of node indices. The mean over valid pixels and their known nodes of
+    -log of the score where a node is positive and of 1 - score where it is negative.
+    """
+    return _mean_over_nodes(logits, target, hierarchy, ignore_index, True, 0.0)
+
+
+def focal_tree_min(
+    logits: Tensor, target: Tensor, hierarchy: Hierarchy, *, ignore_index: int = 255, gamma: float = 2.0
+) -> Tensor:
+    """Focal tree-min (Li et al., CVPR 2022, eq. 7): `tree_min`, each term times (1 - its probability)^gamma."""
+    return _mean_over_nodes(logits, target, hierarchy, ignore_index, True, float(gamma))
+
+
+def _mean_over_nodes(
+    logits: Tensor, target: Tensor, hierarchy: Hierarchy, ignore_index: int, coherent: bool, gamma: float
+) -> Tensor:
+    tree = tree_of(hierarchy, logits.device)
+    label = labels(target, tree, ignore_index)
+    known = (len(hierarchy) - tree.below.sum(dim=1)) * (tree.depths > 0)  # N+1: nodes that a pixel so labelled asks
+    count = (known * label.flatten().bincount(minlength=len(known))).sum().clamp(min=1)
+    scale = 1 / count.to(widen(logits[:0]).dtype)
+    piece = functools.partial(_piece, tree=tree, coherent=coherent, gamma=gamma, scale=scale)
+    return sum_over_pixels(logits, label, piece)
+
+
+def _piece(
+    z: Tensor, label: Tensor, with_grad: bool, *, tree: Tree, coherent: bool, gamma: float, scale: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Sum of softplus(a) * sigmoid(a)^gamma * scale, with a = s at negatives and -s at positives; z is b,N,p."""
+    depth = look_up(tree.depths[None], label).transpose(0, 1)  # b,1,p
+    share = (depth > 0) * scale
+    chain = look_up(tree.chain, label).transpose(0, 1)  # b,D,p from the root's child to the label, then repeated
+    a, positive, lowest = z.clone(), z.gather(1, chain), chain
+    if coherent:
+        _raise_to_subtree_max(a, z, tree)
+        lowest = chain.clone()
+        for step in range(1, chain.shape[1]):
+            higher = positive[:, step] > positive[:, step - 1]
+            positive[:, step] = positive[:, step - 1].where(higher, positive[:, step])
+            lowest[:, step] = lowest[:, step - 1].where(higher, lowest[:, step])
+    a.scatter_(1, chain, -positive)
+    if ((label >= tree.sizes[0]) & (depth[:, 0] > 0)).any():  # under an inner label all is unknown
+        a.masked_fill_(tree.below[label].transpose(1, 2), -torch.inf)
+
+    # softplus(a) = max(a, 0) + log(1 + exp(-|a|)). The logarithm is of 1..2, so that of a product of many is safe.
+    near = a.abs().neg_().exp_().add_(1)
+    score = a.sigmoid()
+    if gamma == 0:
+        logs = sum(part.prod(dim=1, keepdim=True).log() for part in near.split(64, dim=1))
+        total, grad = ((a.clamp(min=0).sum(dim=1, keepdim=True) + logs) * share).sum(), score
+    else:
+        loss, factor = near.log_().add_(a.clamp(min=0)), score.pow(gamma)
+        total = ((loss * factor).sum(dim=1, keepdim=True) * share).sum()
+        grad = loss.mul_(1 - score).mul_(gamma).add_(score).mul_(factor)
+    if not with_grad:
+        return total, None
+    grad *= share
+    at_path = grad.gather(1, chain)
+    grad.scatter_(1, chain, 0)
+    if coherent:
+        _route_to_maxima(grad, z, a, tree)
+    # The chain repeats the label past its depth; those entries are no terms of the loss.
+    steps = torch.arange(chain.shape[1], device=z.device)[:, None]
+    return total, grad.scatter_add_(1, lowest, -at_path.where(steps < depth, 0))
+
+
+def _raise_to_subtree_max(a: Tensor, z: Tensor, tree: Tree) -> None:
+    """Raise every inner node of `a`, a copy of the logits `z`, to the maximum over the node and what is under it."""
+    max_into(a, tree.leaf_parent, z[:, : tree.sizes[0]])
+    for nodes, parents in tree.inner_by_depth:
+        max_into(a, parents, a.index_select(1, nodes))
+
+
+def _route_to_maxima(grad: Tensor, z: Tensor, a: Tensor, tree: Tree) -> None:
+    """Turn gradients of subtree maxima `a` into gradients of the logits `z`, in place; ties share alike."""
+    leaves = tree.sizes[0]
+    if z.shape[1] == leaves:
+        return
+    parent = (tree.leaf_parent - leaves).clamp(min=0)
+    is_max = a.index_select(1, tree.leaf_parent).eq_(z[:, :leaves])
+    is_max.index_fill_(1, tree.root_leaves, 0)
+    own = (z[:, leaves:] == a[:, leaves:]).to(z.dtype)
+    ties = own.index_add(1, parent, is_max)
+    inner_is_max = []
+    for nodes, parents in tree.inner_by_depth:
+        inner_is_max.append((a.index_select(1, nodes) == a.index_select(1, parents)).to(z.dtype))
+        ties.index_add_(1, parents - leaves, inner_is_max[-1])
+    ties.clamp_(min=1)  # none where a label or what is under it has taken the place of the maxima
+    inner = grad[:, leaves:]
+    for (nodes, parents), equal in zip(reversed(tree.inner_by_depth), reversed(inner_is_max), strict=True):
+        arriving = (inner.index_select(1, parents - leaves) / ties.index_select(1, parents - leaves)).mul_(equal)
+        inner.index_add_(1, nodes - leaves, arriving)
+    inner /= ties
+    grad[:, :leaves].addcmul_(is_max, inner.index_select(1, parent))
+    inner *= own

@@ -1,0 +1,188 @@
+"""Decoding against a search over every leaf, and its export."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trees import CAMVID, classes_of_levels, hierarchies, paths
+
+from seghiero_core.decode import MODES, SCORES, back_off, decode, level_scores
+from seghiero_core.errors import UsageError
+from seghiero_core.hierarchy import Hierarchy
+
+few = settings(derandomize=True, max_examples=15, deadline=None)
+seeds = st.integers(0, 2**16)
+
+
+def softmax(z):
+    return np.exp(z) / np.exp(z).sum()
+
+
+def reference_scores(z, hierarchy, scores):
+    """Per level, {node: score} of one pixel with logits z over nodes."""
+    leaves = range(len(hierarchy.leaves))
+    path, of_label = paths(hierarchy), classes_of_levels(hierarchy)
+    if scores in ("levels", "sigmoid"):
+        found = []
+        for level in of_label:
+            members = sorted({level[leaf] for leaf in leaves})
+            values = softmax(z[members]) if scores == "levels" else 1 / (1 + np.exp(-z[members]))
+            found.append(dict(zip(members, values, strict=True)))
+        return found
+    if scores == "softmax":
+        p = softmax(z[: len(leaves)])
+    else:
+        parent = [p[-2] if len(p) > 1 else None for p in path]
+
+        def share(node):
+            siblings = [n for n in range(len(path)) if parent[n] == parent[node]]
+            return softmax(z[siblings])[siblings.index(node)]
+
+        p = [math.prod(share(node) for node in path[leaf]) for leaf in leaves]
+    return [
+        {name: sum(p[leaf] for leaf in leaves if level[leaf] == name) for name in {level[leaf] for leaf in leaves}}
+        for level in of_label
+    ]
+
+
+def reference_decode(by_level, hierarchy, mode):
+    """The node of every level, finest first."""
+    leaves, of_label, path = range(len(hierarchy.leaves)), classes_of_levels(hierarchy), paths(hierarchy)
+    if mode == "per_level":
+        return [max(sorted(scores), key=scores.get) for scores in by_level]
+    if mode == "top_down":
+        under, chosen = list(leaves), []
+        for scores, level in zip(reversed(by_level), reversed(of_label), strict=True):
+            best = max(sorted({level[leaf] for leaf in under}), key=scores.get)
+            under = [leaf for leaf in under if level[leaf] == best]
+            chosen.insert(0, best)
+        return chosen
+    along = [[scores[level[leaf]] for scores, level in zip(by_level, of_label, strict=True)] for leaf in leaves]
+
+    def cost(guess):
+        def edges(leaf):
+            common = len(set(path[guess]) & set(path[leaf]))
+            return len(path[guess]) + len(path[leaf]) - 2 * common
+
+        return sum(by_level[0][leaf] * edges(leaf) for leaf in leaves)
+
+    value = {
+        "leaf": lambda leaf: by_level[0][leaf],
+        "best_path": lambda leaf: math.prod(along[leaf]),
+        "best_path_sum": lambda leaf: sum(along[leaf]),
+        "best_path_min": lambda leaf: min(along[leaf]),
+        "expected_cost": lambda leaf: -cost(leaf),
+    }[mode]
+    best = max(leaves, key=value)
+    return [level[best] for level in of_label]
+
+
+@pytest.mark.parametrize("scores", SCORES)
+@pytest.mark.parametrize("mode", MODES)
+@few
+@given(hierarchy=hierarchies(), seed=seeds)
+def test_every_mode_against_a_search(scores, mode, hierarchy, seed):
+    if (mode, scores) == ("expected_cost", "sigmoid"):
+        return
+    torch.manual_seed(seed)
+    logits = torch.randn(2, len(hierarchy), 2, 3, dtype=torch.float64) * 2
+    decoded = decode(logits, hierarchy, mode, scores=scores)
+    for b in range(2):
+        for y in range(2):
+            for x in range(3):
+                by_level = reference_scores(logits[b, :, y, x].numpy(), hierarchy, scores)
+                expected = reference_decode(by_level, hierarchy, mode)
+                got = [level.nodes[int(ids[b, y, x])] for level, ids in zip(hierarchy.levels, decoded.ids, strict=True)]
+                confidence = [float(c[b, y, x]) for c in decoded.confidence]
+                assert confidence == pytest.approx([s[n] for s, n in zip(by_level, got, strict=True)])
+                ties = [s[n] for s, n in zip(by_level, expected, strict=True)]
+                if mode == "best_path_min":  # several leaves may share the lowest score along their paths
+                    assert min(confidence) == pytest.approx(min(ties))
+                elif mode == "expected_cost":  # or, in a singleton chain, the least cost
+                    assert got == expected or confidence[0] != pytest.approx(ties[0])
+                else:
+                    assert got == expected
+
+
+@few
+@given(hierarchy=hierarchies(), seed=seeds, mode=st.sampled_from([mode for mode in MODES if mode != "per_level"]))
+def test_levels_agree(hierarchy, seed, mode):
+    torch.manual_seed(seed)
+    decoded = decode(torch.randn(2, len(hierarchy.leaves), 3, 3), hierarchy, mode)
+    above = torch.tensor(hierarchy.leaf_to_level.tolist())
+    for level, ids in enumerate(decoded.ids):
+        assert torch.equal(above[level][decoded.ids[0]], ids)
+
+
+@few
+@given(hierarchy=hierarchies(), seed=seeds, threshold=st.floats(0, 1))
+def test_back_off_stops_at_the_deepest_node_that_passes(hierarchy, seed, threshold):
+    torch.manual_seed(seed)
+    logits = torch.randn(1, len(hierarchy.leaves), 4, 4) * 2
+    full, backed = decode(logits, hierarchy), decode(logits, hierarchy, confidence=threshold)
+    scores = torch.stack(full.confidence).flatten(1).T.tolist()
+    whole, left = (torch.stack(d.ids).flatten(1).T.tolist() for d in (full, backed))
+    for score, all_ids, ids in zip(scores, whole, left, strict=True):
+        threshold32 = float(np.float32(threshold))
+        deepest = next((level for level, s in enumerate(score) if s >= threshold32), len(score))
+        assert ids == [-1] * deepest + all_ids[deepest:]
+
+
+def test_top_down_finds_the_group_that_the_best_leaf_is_not_in():
+    hierarchy = Hierarchy.from_config({"labels": list("abcd"), "tree": {"x": ["a", "b", "c"], "d": None}})
+    logits = torch.tensor([0.25, 0.22, 0.2, 0.33]).log().view(1, 4, 1, 1)
+    assert [int(i) for i in decode(logits, hierarchy, "leaf").ids] == [3, 1]
+    assert [int(i) for i in decode(logits, hierarchy, "top_down", confidence=0.6).ids] == [-1, 0]
+    assert back_off(decode(logits, hierarchy), 0.9).ids[1].item() == -1
+
+
+def test_half_precision_and_channels():
+    hierarchy = Hierarchy.from_config(CAMVID)
+    logits = torch.randn(1, len(hierarchy.leaves), 5, 7).half()
+    decoded = decode(logits, hierarchy)
+    assert decoded.confidence[2].dtype == torch.float32 and decoded.ids[0].dtype == torch.int64
+    assert decoded.ids[0].shape == (1, 5, 7)
+    for scores in level_scores(logits, hierarchy):
+        torch.testing.assert_close(scores.sum(dim=1), torch.ones(1, 5, 7))
+
+
+@pytest.mark.parametrize(
+    ("channels", "options", "message"),
+    [
+        (11, {"mode": "leef"}, "Did you mean 'leaf'"),
+        (12, {}, "12 channels; the tree has 11 leaves and 16 nodes"),
+        (11, {"scores": "sigmoid"}, "over all 16 nodes"),
+        (16, {"scores": "sigmoids"}, "Did you mean 'sigmoid'"),
+        (16, {"mode": "expected_cost", "scores": "sigmoid"}, "distribution over the leaves"),
+    ],
+)
+def test_errors_say_what_is_wrong(channels, options, message):
+    hierarchy = Hierarchy.from_config(CAMVID)
+    with pytest.raises(UsageError, match=message):
+        decode(torch.zeros(1, channels, 2, 2), hierarchy, **options)
+
+
+class Decoder(torch.nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+
+    def forward(self, logits):
+        decoded = decode(logits, Hierarchy.from_config(CAMVID), **self.options)
+        return *decoded.ids, *decoded.confidence
+
+
+@pytest.mark.parametrize(("mode", "scores"), [("leaf", "softmax"), ("top_down", "siblings"), ("best_path", "sigmoid")])
+def test_traces_for_any_size(mode, scores):
+    """torch.export, on which ONNX export stands, takes every size from one trace."""
+    decoder = Decoder(mode=mode, scores=scores, confidence=0.4)
+    dims = {0: torch.export.Dim("b", max=64), 2: torch.export.Dim("h", max=4096), 3: torch.export.Dim("w", max=4096)}
+    traced = torch.export.export(decoder, (torch.randn(2, 16, 8, 6),), dynamic_shapes=(dims,)).module()
+    other = torch.randn(3, 16, 5, 9)
+    for got, expected in zip(traced(other), decoder(other), strict=True):
+        torch.testing.assert_close(got, expected)
