@@ -64,7 +64,7 @@ def parse_config(
     except ValidationError:
         pass  # already reported with the whole config
     if hierarchy and isinstance(data.get("loss", {}), Mapping):
-        from seghiero_core.losses import check_loss_section
+        from seghiero_core.losses.presets import check_loss_section
 
         faults += [f"{place(('loss',))}: {text}" for text in check_loss_section(data.get("loss") or {}, hierarchy)]
     if faults or config is None:

@@ -59,7 +59,7 @@ QUICK = {
     "head": "  type: aspp",
     "batch_size": "8",
     "lr": "2.0e-3",
-    "epochs": "12",
+    "epochs": "16",
     "scale": "0.75, 1.33",
 }
 """The values of the starter's own config."""

@@ -65,7 +65,7 @@ def render(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         shadow = np.clip(1.25 - np.hypot(x - cx - 3, y - cy - 4) / radius, 0, 0.35)
         image *= 1 - shadow[..., None]
         distance, paint = SHAPES[kind]
-        color = SHAPE_COLORS[(kind + int(rng.integers(3))) % len(SHAPE_COLORS)]  # three of five, so each is shared
+        color = SHAPE_COLORS[(kind + int(rng.random() < 0.3)) % len(SHAPE_COLORS)]  # a third take a neighbour's
         light = 1.0 - 0.28 * np.clip(((x - cx) + (y - cy)) / radius / 1.4, -1, 1)
         _blend(image, mask, distance(u, v) * radius, paint(rng, color, u, v, light), 4 + kind)
     image += rng.normal(0, 0.012, image.shape)

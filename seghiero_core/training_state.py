@@ -1,0 +1,94 @@
+"""The whole state of a run, out of it into a checkpoint and back, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from seghiero_core.checkpoint import newest_whole_checkpoint, save_checkpoint
+from seghiero_core.errors import ConfigError
+from seghiero_core.run import Notify, Run
+from seghiero_core.schema import Config
+
+
+def resume_run(run: Run, folder: Path, progress: dict[str, Any], notify: Notify) -> dict[str, Any]:
+    """Put the newest whole checkpoint's state into `run` and return its progress, or `progress` if there is none."""
+    checkpoint, damaged = newest_whole_checkpoint(folder)
+    for message in damaged:
+        notify({"event": "warning", "text": f"{message} The one before it is used."})
+    if checkpoint is None:
+        notify({"event": "warning", "text": f"{folder} holds no checkpoint to resume; the run starts afresh."})
+        return progress
+    changed = _differences(checkpoint.config, run.config)
+    if changed:
+        raise ConfigError(f"{folder} was trained with another model or classes; it can't be resumed:\n" + changed)
+    tensors, saved = checkpoint.training_state()
+    model = run.accelerator.unwrap_model(run.model)
+    if run.average:
+        run.average.model.load_state_dict(checkpoint.model_tensors())
+        run.average.updates = saved["average_updates"]
+        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    else:
+        model.load_state_dict(checkpoint.model_tensors())
+    _load_optimizer(run, model, tensors)
+    torch.set_rng_state(tensors["rng.cpu"])
+    if torch.cuda.is_available() and "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"])
+    return {key: saved[key] for key in progress}
+
+
+def save_run(run: Run, folder: Path, progress: dict[str, Any], metrics: dict[str, Any], *, best: bool) -> None:
+    """Write a checkpoint from the main process, and let the others wait for it."""
+    if run.accelerator.is_main_process:
+        model = run.accelerator.unwrap_model(run.model)
+        tensors = {f"optimizer.{name}": value for name, value in _optimizer_tensors(run, model).items()}
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if run.accelerator.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        saved = dict(progress)
+        if run.average:
+            tensors |= {f"model.{name}": value for name, value in model.state_dict().items()}
+            saved["average_updates"] = run.average.updates
+        save_checkpoint(
+            folder,
+            progress["step"],
+            config=run.config,
+            metrics=metrics,
+            model=run.evaluated_model().state_dict(),
+            training=tensors,
+            progress=saved,
+            best=best,
+        )
+    run.accelerator.wait_for_everyone()
+
+
+def _optimizer_tensors(run: Run, model: nn.Module) -> dict[str, torch.Tensor]:
+    """AdamW's state by `parameter name/key`, which doesn't depend on the order of groups."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    state = run.optimizer.state
+    return {f"{names[p]}/{key}": value for p, values in state.items() for key, value in values.items()}
+
+
+def _load_optimizer(run: Run, model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            parameter, _, key = name.removeprefix("optimizer.").rpartition("/")
+            device = "cpu" if key == "step" else parameters[parameter].device
+            run.optimizer.state[parameters[parameter]][key] = value.to(device)
+
+
+def _differences(old: Config, new: Config) -> str:
+    """One line per key of the sections that shape the weights in which two configs differ."""
+    lines = []
+    for section in ("classes", "backbone", "head", "loss"):
+        before, after = (
+            {"": v} if not isinstance(v, dict) else v for v in (old.model_dump()[section], new.model_dump()[section])
+        )
+        for key in sorted({*before, *after}):
+            if before.get(key) != after.get(key) and key not in ("pretrained", "gradient_checkpointing"):
+                lines.append(f"  {section}.{key}: {before.get(key)!r} in the run, {after.get(key)!r} now")
+    return "\n".join(lines)
