@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,12 +60,18 @@ def channels(
     faults = []
     for row in rows:
         name = f"{row['type']} {row.get('depth', row.get('variant'))}"
-        refused = [f"the head {head} refuses it: {why}" for head, why in row.get("heads", {}).items() if why]
-        faults += [f"{name}: {fault}" for fault in (*row.get("faults", ()), *refused)]
+        faults += [f"{name}: {fault}" for fault in row.get("faults", ())]
+        heads = row.get("heads", {})
+        if row.get("faults"):  # what the heads say then is but an echo
+            faults += [f"{name}: {shapes}" for shapes in row["shapes"]]
+            accepting = ", ".join(head for head, why in heads.items() if not why)
+            faults.append(f"{name}: heads that take it as it is: {accepting or 'none'}")
+        else:
+            faults += [f"{name}: the head {head} refuses it: {why}" for head, why in heads.items() if why]
     if faults:
         raise CheckFailed("\n".join(faults))
     if verify:
-        console.note("verified: each network's real features have these channels and strides, and every head takes them")
+        console.note("verified: each network's features have these channels and strides, and every head takes them")
 
 
 def _chosen(entry: BackboneEntry, depth: str | None, variant: str | None) -> list[str]:
@@ -97,3 +104,7 @@ def _verify(chosen: list[tuple[BackboneEntry, str]], rows: list[dict[str, Any]],
         row["verified"] = report.ok
         row["faults"] = list(report.problems)
         row["heads"] = report.heads
+        row["shapes"] = [
+            f"C{i}: expected {'x'.join(map(str, expected))}, found {'x'.join(map(str, found)) or 'nothing'}"
+            for i, (expected, found) in enumerate(zip_longest(report.expected, report.found, fillvalue=()), 1)
+        ]

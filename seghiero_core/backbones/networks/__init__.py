@@ -1,0 +1,1 @@
+"""The networks behind the registered backbones. Importing one imports torch."""

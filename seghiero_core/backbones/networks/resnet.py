@@ -1,0 +1,37 @@
+"""ResNet of timm, without its classifier, giving all four stages."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import nn
+
+from seghiero_core.backbones.networks.checkpointing import checkpointed
+
+
+class ResNet(nn.Module):
+    """Stem and stages of a timm ResNet under timm's own names, so that its published weights fit as they are.
+
+    Args:
+        name: a plain ResNet of timm, for example "resnet50".
+        output_stride: 8, 16 or 32; below 32 the last stages are dilated instead of strided.
+        drop_path: probability of dropping the deepest residual branch in training; it grows linearly from 0.
+        gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
+    """
+
+    def __init__(self, name: str, output_stride: int, drop_path: float, gradient_checkpointing: bool):
+        super().__init__()
+        net = timm.create_model(name, num_classes=0, output_stride=output_stride, drop_path_rate=drop_path)
+        self.conv1, self.bn1, self.act1, self.maxpool = net.conv1, net.bn1, net.act1, net.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        self.gradient_checkpointing = gradient_checkpointing
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """B,3,H,W, H and W at least 1 -> [C1, C2, C3, C4]."""
+        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        features = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in stage:
+                x = checkpointed(block, x) if self.gradient_checkpointing and self.training else block(x)
+            features.append(x)
+        return features

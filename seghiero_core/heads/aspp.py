@@ -1,0 +1,30 @@
+"""The DeepLabV3+ head (Chen et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from seghiero_core.registry import register_head
+
+
+@register_head("aspp", proj_dim=256)
+def build(
+    in_channels_list: Sequence[int],
+    num_classes: int,
+    proj_dim: int,
+    *,
+    output_stride: int = 32,
+    embedding: bool = True,
+    dilations: tuple[int, int, int] | None = None,
+    dropout: float = 0.1,
+) -> Any:
+    """DeepLabV3+: atrous pyramid with image pooling on C4, C1's detail; reliable on any backbone.
+
+    `dilations` default to the paper's (6, 12, 18) at stride 16, and to the same reach in image pixels at strides 8 and
+    32: a wider one would see mostly padding on the smaller map.
+    """
+    from seghiero_core.heads.networks.aspp import ASPPHead
+
+    fitting = tuple(96 * i // output_stride for i in (1, 2, 3))
+    return ASPPHead(in_channels_list, num_classes, proj_dim, dilations or fitting, dropout, embedding)

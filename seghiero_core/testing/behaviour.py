@@ -1,0 +1,136 @@
+"""What a component does when it is trained, saved, copied and exported. Each function yields faults as sentences."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from seghiero_core.model import build_model
+from seghiero_core.testing.shapes import NUM_CLASSES, shown
+
+ODD_SIZES = ((97, 131), (33, 47), (64, 96))
+
+
+class Pyramid(nn.Module):
+    """The least backbone: one strided convolution per stage, so that a fault found is the head's."""
+
+    def __init__(self, channels: Sequence[int]):
+        super().__init__()
+        inputs = (3, *channels[:3])
+        self.stages = nn.ModuleList(
+            nn.Conv2d(a, b, 4 if stride == 4 else 2, stride)
+            for a, b, stride in zip(inputs, channels, (4, 2, 2, 2), strict=True)
+        )
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+def training_problems(config: dict[str, Any], *, embedding: bool, bf16: bool = False) -> Iterator[str]:
+    """Train one step on one odd-sized image: finite, with a gradient for every parameter that was built."""
+    model = build_model(config, NUM_CLASSES, embedding=embedding).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    pair = f"{config['backbone']['type']} + {config['head']['type']}"
+    how = f"a training step of {pair} (batch 1{', bf16 autocast' if bf16 else ''}, embedding={embedding})"
+
+    def step(images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = model(images)
+        loss = output.logits.float().square().mean() + output.logits.float().mean()
+        if embedding:
+            loss = loss + output.embedding.float().mean(dim=(0, 2, 3)).square().sum()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    problems: list[str] = []
+    loss = attempt(problems, how, step, 255 * torch.rand(1, 3, 65, 97))
+    if loss is not None:
+        idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        if idle:
+            problems.append(f"{how}: no gradient reaches {_listed(idle)}; build only what is used")
+        if not torch.isfinite(loss):
+            problems.append(f"{how}: the loss is {loss.item()}")
+        if all(torch.equal(before[key], value) for key, value in model.state_dict().items()):
+            problems.append(f"{how}: nothing has changed")
+    yield from problems
+
+
+def state_problems(model: nn.Module, other: nn.Module) -> Iterator[str]:
+    """`other` is a second build of the same: state and pickle must carry all that the output depends on."""
+    model.eval()
+    images = 255 * torch.rand(1, 3, 65, 97)
+    with torch.no_grad():
+        expected = model(images).logits
+        problems: list[str] = []
+        state = attempt(problems, "saving its state as safetensors", lambda: load(save(model.state_dict())))
+        if state is not None:
+            attempt(problems, "loading its state into a second build", partial(other.load_state_dict, state))
+            if not problems and not torch.equal(other.eval()(images).logits, expected):
+                problems.append("a second build with the same state dict gives other logits: some state is not in it")
+        copied = attempt(problems, "pickling it", lambda: pickle.loads(pickle.dumps(model)))
+        if copied is not None and not torch.equal(copied(images).logits, expected):
+            problems.append("a pickled copy gives other logits")
+    yield from problems
+
+
+class _Logits(nn.Module):
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = copy.deepcopy(model).eval()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(images).logits
+
+
+def onnx_problems(model: nn.Module) -> Iterator[str]:
+    """Export with a free batch, height and width, then compare with onnxruntime at sizes other than the traced."""
+    import onnxruntime
+
+    free = torch.export.Dim.DYNAMIC
+    problems: list[str] = []
+    network = _Logits(model).eval()
+    with TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        path = str(Path(folder) / "model.onnx")
+        export = partial(torch.onnx.export, dynamo=True, dynamic_shapes=({0: free, 2: free, 3: free},), verbose=False)
+        program = attempt(problems, "exporting it to ONNX", export, network, (255 * torch.rand(2, 3, 70, 101),))
+        if program is not None:
+            program.save(path)
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            for height, width in ODD_SIZES:
+                images = 255 * torch.rand(1, 3, height, width)
+                feed = {session.get_inputs()[0].name: images.numpy()}
+                found = attempt(problems, f"ONNX at {height}x{width}", session.run, None, feed)
+                if found is not None and not np.allclose(found[0], network(images), rtol=1e-3, atol=1e-3):
+                    problems.append(f"ONNX at {height}x{width} gives other logits than the network")
+    yield from problems
+
+
+def attempt(problems: list[str], what: str, run: Callable[..., Any], *arguments: Any) -> Any:
+    """`run(*arguments)`, or None and one more problem if it raises."""
+    try:
+        return run(*arguments)
+    except Exception as error:
+        problems.append(f"{what} failed: {shown(error)}")
+        return None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
