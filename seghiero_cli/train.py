@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,8 @@ def run_training(config, *, resume: bool = False, force: bool = False, as_json: 
 
     with TrainingView() as view:
         record = training.train(config, resume=resume, force=force, notify=view)
+    if int(os.environ.get("RANK", "0")):
+        return  # one process of several speaks
     if as_json:
         console.result_json(record.get("metrics"))
     elif record.get("metrics"):

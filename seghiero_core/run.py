@@ -27,6 +27,10 @@ from seghiero_core.schema import Config
 Notify = Callable[[dict[str, Any]], None]
 
 
+def quiet(event: dict[str, Any]) -> None:
+    """The `Notify` of who wants to hear nothing."""
+
+
 @dataclass
 class Run:
     """Everything that a training run is made of, built from its config."""
@@ -52,10 +56,12 @@ class Run:
         return self.average.model if self.average else self.accelerator.unwrap_model(self.model)
 
 
-def prepare(config: Config, notify: Notify = lambda event: None) -> Run:
+def prepare(config: Config, notify: Notify = quiet) -> Run:
     """Check the data, build every part of a run and hand them to accelerate. Writes nothing."""
     training = config.training
     accelerator = make_accelerator(training)
+    if not accelerator.is_main_process:
+        notify = quiet
     set_seed(training.seed)
     hierarchy = Hierarchy.from_config(config.classes)
     if training.monitor not in monitors(hierarchy):

@@ -23,13 +23,13 @@ from seghiero_core.errors import DeviceError, UsageError
 from seghiero_core.evaluate import evaluate, summary
 from seghiero_core.optim import lr_factor, set_lr
 from seghiero_core.report import prediction_grid
-from seghiero_core.run import Notify, Run, prepare
+from seghiero_core.run import Notify, Run, prepare, quiet
 from seghiero_core.schema import Config
 from seghiero_core.signals import StopSignal
 from seghiero_core.training_state import resume_run, save_run
 
 
-def train(config: Config, *, resume: bool = False, force: bool = False, notify: Notify = lambda event: None) -> dict:
+def train(config: Config, *, resume: bool = False, force: bool = False, notify: Notify = quiet) -> dict:
     """Train the network of `config` and return its last record.
 
     The run folder `output.dir/output.name` gets config.yaml, metrics.jsonl, checkpoints with the links `best` and
@@ -40,6 +40,8 @@ def train(config: Config, *, resume: bool = False, force: bool = False, notify: 
     _check_run_folder(folder, resume, force)
     run = prepare(config, notify)
     training, accelerator = config.training, run.accelerator
+    if not accelerator.is_main_process:
+        notify = quiet
     progress = {"step": 0, "epoch": 0, "best": None, "bad_steps": 0}
     if resume:
         progress = resume_run(run, folder, progress, notify)
@@ -59,8 +61,8 @@ def train(config: Config, *, resume: bool = False, force: bool = False, notify: 
             done_here = step - epoch * run.steps_per_epoch
             run.sampler.start_epoch(epoch, start=done_here * training.gradient_accumulation * batch_images)
             run.model.train()
+            started = time.perf_counter()
             for batch in batches(run.train_loader):
-                started = time.perf_counter()
                 # ── one step: forward, loss, backward, update ────────────────────────────────────────────────────
                 with accelerator.accumulate(run.model):
                     images = batch["image"]
@@ -89,6 +91,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, notify: 
                 if run.average and math.isfinite(norm):
                     run.average.update(accelerator.unwrap_model(run.model))
                 step += 1
+                seconds, started = time.perf_counter() - started, time.perf_counter()
                 # ── what happened ────────────────────────────────────────────────────────────────────────────────
                 record = {
                     "event": "step",
@@ -98,7 +101,7 @@ def train(config: Config, *, resume: bool = False, force: bool = False, notify: 
                     "terms": {name: value.item() for name, value in terms.items()},
                     "lr": training.lr * factor,
                     "grad_norm": norm,
-                    "seconds": time.perf_counter() - started,
+                    "seconds": seconds,  # of the whole step, waiting for its data included
                     "images": batch_images * training.gradient_accumulation,
                     "memory_mib": peak_memory_mib(accelerator.device),
                 }
@@ -195,4 +198,4 @@ def _record(run: Run, folder: Path, record: dict[str, Any], notify: Notify) -> N
     if run.accelerator.is_main_process:
         with (folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
-        notify(record)
+    notify(record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -190,6 +191,12 @@ def _loading(workers: int | str, device_type: str, processes: int, seed: int) ->
         "num_workers": count,
         "persistent_workers": count > 0,
         "pin_memory": device_type == "cuda",
+        "worker_init_fn": _leave_interrupts_to_the_loop,
         # Its own generator: a loader without one draws from torch's global state at every pass.
         "generator": torch.Generator().manual_seed(seed),
     }
+
+
+def _leave_interrupts_to_the_loop(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; the loop still needs its workers to finish the step and save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
