@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 debug = False
@@ -42,17 +43,25 @@ def error(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def shown(path: Path) -> str:
+    """A path as the user would type it: relative where it lies below the current folder."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
     """A table on stdout; `right` holds the numbers of the columns to align right."""
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
 
-        rich_table = Table(title=title or None, title_justify="left", title_style="bold")
+        rich_table = Table()
         for i, column in enumerate(columns):
             rich_table.add_column(column, justify="right" if i in right else "left")
         for row in rows:
             rich_table.add_row(*row)
+        if title:
+            Console().print(f"\n[bold]{title}[/bold]", highlight=False)
         Console().print(rich_table)
         return
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]

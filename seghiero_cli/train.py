@@ -43,4 +43,4 @@ def run_training(config, *, resume: bool = False, force: bool = False, as_json: 
         console.result_json(record.get("metrics"))
     elif record.get("metrics"):
         print_levels(record["metrics"])
-        console.note(f"Next: seghiero eval {config.run_dir}")
+        console.note(f"Next: seghiero eval {console.shown(config.run_dir)}")

@@ -10,6 +10,8 @@ from typing import Any
 from seghiero_cli import console
 from seghiero_cli.measures import percent
 
+BAR_WIDTH = 60
+
 
 class TrainingView:
     """Receives the events of `seghiero_core.train.train`; a context, because the live view must be left in order."""
@@ -22,6 +24,7 @@ class TrainingView:
         self.rows: list[tuple[str, ...]] = []
         self.columns: tuple[str, ...] = ()
         self.said = 0.0
+        self.last_words = ""
 
     def __enter__(self) -> TrainingView:
         if sys.stderr.isatty():
@@ -35,6 +38,8 @@ class TrainingView:
     def __exit__(self, *raised: Any) -> None:
         if self.live:
             self.live.__exit__(*raised)
+        if self.last_words:
+            console.note(self.last_words)
 
     def __call__(self, event: dict[str, Any]) -> None:
         getattr(self, f"_on_{event['event']}")(event)
@@ -60,7 +65,7 @@ class TrainingView:
             f"on {event['device']} in {event['precision']}"
             + (f", {event['processes']} processes" if event["processes"] > 1 else "")
         )
-        self._say(f"loss: {' + '.join(event['loss'])}; run folder: {event['folder']}")
+        self._say(f"loss: {' + '.join(event['loss'])}; run folder: {console.shown(event['folder'])}")
         if event["class_weights"]:
             weighed = zip(event["leaves"], event["class_weights"], strict=True)
             self._say("class weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in weighed))
@@ -72,7 +77,7 @@ class TrainingView:
         self.step_event = event
         if not self.live and (time.monotonic() - self.said > 10 or event["step"] == self._total()):
             self.said = time.monotonic()
-            self._say(self._progress_line())
+            self._say("  ".join(self._progress_lines()))
 
     def _on_validation(self, event: dict[str, Any]) -> None:
         metrics = event["metrics"]
@@ -95,12 +100,12 @@ class TrainingView:
 
     def _on_end(self, event: dict[str, Any]) -> None:
         best = "" if event["best"] is None else f" Best {event['monitor']}: {percent(event['best'])}."
-        self._say(f"done.{best} Pictures: {event['folder']}/validation.png")
+        self.last_words = f"done.{best} Pictures: {console.shown(event['folder'] / 'validation.png')}"
 
     def _total(self) -> int:
         return self.start["epochs"] * self.start["steps_per_epoch"]
 
-    def _progress_line(self) -> str:
+    def _progress_lines(self) -> tuple[str, str]:
         event = self.step_event
         per_step = sum(self.recent) / len(self.recent)
         left = (self._total() - event["step"]) * per_step
@@ -108,23 +113,21 @@ class TrainingView:
         terms = " ".join(f"{name} {value:.3f}" for name, value in event["terms"].items())
         return (
             f"epoch {event['epoch'] + 1}/{self.start['epochs']} step {in_epoch}/{self.start['steps_per_epoch']}  "
-            f"loss {event['loss']:.3f} ({terms})  lr {event['lr']:.2e}  {event['images'] / per_step:.1f} images/s  "
-            f"{event['memory_mib']:.0f} MiB  left {_duration(left)}"
+            f"left {_duration(left)}  {event['images'] / per_step:.1f} images/s  {event['memory_mib']:.0f} MiB",
+            f"loss {event['loss']:.3f} ({terms})  lr {event['lr']:.2e}",
         )
 
     def _picture(self) -> Any:
         """The live view: a bar over all steps, the line of the step, and the table of validations."""
         from rich.console import Group
-        from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         if not self.step_event:
-            return Text("preparing...")
-        parts: list[Any] = [
-            ProgressBar(total=self._total(), completed=self.step_event["step"], width=60),
-            Text(self._progress_line()),
-        ]
+            return Text("reading and checking the data, building the network ...")
+        done = round(BAR_WIDTH * self.step_event["step"] / self._total())
+        bar = Text("━" * done, style="green") + Text("━" * (BAR_WIDTH - done), style="bright_black")
+        parts: list[Any] = [bar, *map(Text, self._progress_lines())]
         if self.rows:
             table = Table(*self.columns)
             for row in self.rows[-12:]:
