@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from seghiero_core import __version__
 from seghiero_core.config import parse_config
 from seghiero_core.errors import CheckpointError, SeghieroError, UsageError
-from seghiero_core.plugin_records import missing_plugins, plugin_records
+from seghiero_core.plugin_records import changed_plugins, missing_plugins, plugin_records
 from seghiero_core.schema import Config
 from seghiero_core.yaml_reader import read_yaml_file
 
@@ -33,11 +33,15 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole, verified checkpoint folder; tensors are read when asked for."""
+    """A whole, verified checkpoint folder; tensors are read when asked for.
+
+    `changes` has a sentence for each plugin whose source is no longer what it was when the checkpoint was written.
+    """
 
     folder: Path
     config: Config
     metrics: Mapping[str, Any]
+    changes: tuple[str, ...] = ()
 
     def model_tensors(self) -> dict[str, torch.Tensor]:
         """The model's state dict, on the CPU."""
@@ -153,7 +157,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         config = parse_config(data, folder / "config.yaml")
     except SeghieroError as error:
         raise CheckpointError(f"{folder}: its config can't be used here:\n{error}") from None
-    return Checkpoint(folder, config, _json(folder / "metrics.json"))
+    changes = changed_plugins(manifest.get("plugins", ()))
+    return Checkpoint(folder, config, _json(folder / "metrics.json"), tuple(changes))
 
 
 def newest_whole_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:

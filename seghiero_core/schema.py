@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -58,6 +59,21 @@ def _auto_or_count(least: int):
     return BeforeValidator(check)
 
 
+def _save_every(value: Any) -> Any:
+    """Steps as a number, or a time such as 90s, 10m, 2h."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"[1-9]\d*[smh]", value):
+        return value
+    raise ValueError("should be a number of steps, or a time such as 90s, 10m or 2h")
+
+
+def _freeze(value: Any) -> Any:
+    if value == "backbone" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 4):
+        return value
+    raise ValueError("should be 'backbone', or how many of its 4 stages to freeze")
+
+
 def _pretrained(value: Any) -> Any:
     if isinstance(value, bool) or (isinstance(value, str) and value):
         return value
@@ -112,9 +128,12 @@ class TransformConfig(Section):
 class TrainingConfig(Section):
     device: str = "auto"
     epochs: PositiveInt = 100
-    batch_size: PositiveInt = 8
+    batch_size: Annotated[Any, _auto_or_count(1)] = 8
     lr: Annotated[float, Field(gt=0)] = 1e-3
     backbone_lr: Annotated[float, Field(gt=0)] | None = None
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    freeze: Annotated[Any, BeforeValidator(_freeze)] = 0
+    freeze_norm: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Fraction = 0.05
     power: Annotated[float, Field(ge=0)] = 0.9
@@ -124,10 +143,14 @@ class TrainingConfig(Section):
     max_bad_steps: PositiveInt = 10
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
+    compile: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
     workers: Annotated[Any, _auto_or_count(0)] = "auto"
     validate_every: PositiveInt = 1
     monitor: str = "mean_miou"
+    save_every: Annotated[Any, BeforeValidator(_save_every)] = None
+    trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
+    processes: PositiveInt | None = None
 
 
 class OutputConfig(Section):

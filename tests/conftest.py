@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,34 @@ def tiny_run(starter_folder: Path) -> Path:
     from tiny import TINY, save_untrained
 
     return save_untrained(starter_folder / "cfg.yaml", [*TINY, "output.name=tiny"]).run_dir
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An empty current folder; whatever plugins are loaded in the test are gone after it."""
+    from seghiero_core import plugins, registry
+
+    registries = (registry.BACKBONES, registry.HEADS)
+    for each in registries:
+        each.load_built_ins()
+    kept = [dict(each.entries) for each in registries]
+    modules, path = dict(sys.modules), list(sys.path)
+    state = (plugins.LOADED, registry.NOT_LOADED, registry._pending)
+    for collection in state:
+        collection.clear()
+    monkeypatch.delenv(plugins.VARIABLE, raising=False)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [])
+    folder = tmp_path / "workplace"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    yield folder
+    for each, entries in zip(registries, kept, strict=True):
+        each.entries.clear()
+        each.entries.update(entries)
+    for collection in state:
+        collection.clear()
+    plugins.configure_plugins()
+    sys.path[:] = path
+    for name in set(sys.modules) - set(modules):
+        if name.partition(".")[0] in ("seghiero_plugins", "extra", "lone", "seghiero_mynet"):
+            del sys.modules[name]
