@@ -9,33 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from trees import CAMVID
 
 from seghiero_core.hierarchy import Hierarchy
-
-CAMVID_CLASSES = {
-    "labels": [
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
-    ],
-    "tree": {
-        "static": {
-            "sky": None,
-            "structure": ["building", "pole", "sign", "fence"],
-            "ground": ["road", "pavement"],
-            "tree": None,
-        },
-        "moving": {"car": None, "human": ["pedestrian", "bicyclist"]},
-    },
-}
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +26,7 @@ def camvid() -> Path:
 
 @pytest.fixture(scope="session")
 def camvid_hierarchy() -> Hierarchy:
-    return Hierarchy.from_config(CAMVID_CLASSES)
+    return Hierarchy.from_config(CAMVID)
 
 
 @pytest.fixture

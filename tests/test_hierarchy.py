@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from trees import CAMVID
 
 from seghiero_core.errors import ConfigError
 from seghiero_core.hierarchy import IGNORE_INDEX, Hierarchy
 
-CAMVID = {
-    "labels": "sky building pole road pavement tree sign fence car pedestrian bicyclist".split(),
-    "tree": {
-        "static": {
-            "sky": None,
-            "structure": ["building", "pole", "sign", "fence"],
-            "ground": ["road", "pavement"],
-            "tree": None,
-        },
-        "moving": {"car": None, "human": ["pedestrian", "bicyclist"]},
-    },
-}
 SHOES = {"labels": {3: "shoes", 7: "boots", 9: "hat", 2: "flats"}, "tree": {"shoes": ["flats", "boots"], "hat": None}}
 
 
