@@ -169,6 +169,7 @@ class Config(Section):
     transform: TransformConfig = TransformConfig()
     training: TrainingConfig = TrainingConfig()
     output: OutputConfig = OutputConfig()
+    init_from: Annotated[str, Field(min_length=1)] | None = None
     plugins: list[str] = Field(default_factory=list)
 
     @property

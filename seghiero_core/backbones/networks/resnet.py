@@ -21,7 +21,11 @@ class ResNet(nn.Module):
 
     def __init__(self, name: str, output_stride: int, drop_path: float, gradient_checkpointing: bool):
         super().__init__()
-        net = timm.create_model(name, num_classes=0, output_stride=output_stride, drop_path_rate=drop_path)
+        # timm starts the last norm of each block at zero. Under AdamW such a scale moves by about one learning rate a
+        # step, so a network trained from scratch would stay shallow for its first thousand steps.
+        net = timm.create_model(
+            name, num_classes=0, output_stride=output_stride, drop_path_rate=drop_path, zero_init_last=False
+        )
         self.conv1, self.bn1, self.act1, self.maxpool = net.conv1, net.bn1, net.act1, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         self.gradient_checkpointing = gradient_checkpointing

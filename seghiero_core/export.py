@@ -1,0 +1,131 @@
+"""Export: a checkpoint as one ONNX file that is checked against the network before it gets its name."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from seghiero_core import __version__
+from seghiero_core.checkpoint import Checkpoint
+from seghiero_core.decode import MODES
+from seghiero_core.errors import UsageError, nearest
+from seghiero_core.export_check import calibration_images, check
+from seghiero_core.export_graph import (
+    DecodedModel,
+    HalfPrecision,
+    check_opset,
+    class_metadata,
+    keep_outputs,
+    output_names,
+    set_metadata,
+    to_onnx,
+    trace,
+)
+from seghiero_core.trained import load_trained
+
+OPSETS = range(18, 24)
+DEFAULT_OPSET = 20
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export.
+
+    Attributes:
+        precision: fp32, fp16 or int8.
+        input: uint8, or float32 with the same values 0..255.
+        outputs: "masks" (ids and confidence of every level) or "logits".
+        mode: a decoding of MODES.
+        opset: of OPSETS.
+    """
+
+    precision: str = "fp32"
+    input: str = "uint8"
+    outputs: str = "masks"
+    mode: str = "leaf"
+    opset: int = DEFAULT_OPSET
+
+    def check(self) -> None:
+        """Raise UsageError for a value that there isn't."""
+        for flag, value, known in (
+            ("--input", self.input, ("uint8", "float32")),
+            ("--outputs", self.outputs, ("masks", "logits")),
+            ("--decode", self.mode, tuple(MODES)),
+            ("--opset", str(self.opset), tuple(str(opset) for opset in OPSETS)),
+        ):
+            if value not in known:
+                raise UsageError(f"{flag} {value}: unknown.{nearest(value, known)} Known: {', '.join(known)}.")
+
+
+def export_onnx(folder: Path, out: Path, options: ExportOptions) -> dict[str, Any]:
+    """Write the checkpoint in `folder` to `out` and return what was measured.
+
+    The file gets its name only when it has passed `export_check.check`.
+    Raises UsageError for an unknown option, CheckpointError, DataError where int8 finds no data, CheckFailed.
+    """
+    options.check()
+    checkpoint, hierarchy, scores, network = load_trained(folder, "cpu")
+    model = DecodedModel(network, hierarchy, scores, options.mode).eval()
+    with torch.no_grad():  # also raises here, not in the midst of tracing, where the decoding doesn't fit the scores
+        channels = model(torch.zeros(1, 3, 64, 64))[0].shape[1]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        partial.touch()  # a folder that can't be written to is known before minutes of work
+        graph = _graph(model, channels, checkpoint, options)
+        partial.write_bytes(graph.SerializeToString())
+        row = check(partial, model, checkpoint, options.precision)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return {
+        "path": str(out),
+        "checkpoint": str(folder),
+        "opset": options.opset,
+        "precision": options.precision,
+        "input": options.input,
+        "outputs": [output.name for output in graph.graph.output],
+        "mib": round(out.stat().st_size / 2**20, 2),
+        **row,
+    }
+
+
+def default_path(folder: Path, options: ExportOptions) -> Path:
+    """model.onnx (model-fp16.onnx, ...) in the run folder of a checkpoint, or beside a checkpoint without a run."""
+    folder = folder.resolve()
+    run = folder.parents[1] if folder.parent.name == "checkpoints" else folder.parent
+    return run / ("model.onnx" if options.precision == "fp32" else f"model-{options.precision}.onnx")
+
+
+def _graph(model: DecodedModel, channels: int, checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProto:
+    traced = copy.deepcopy(model)
+    if options.precision == "fp16":
+        traced.model.backbone = HalfPrecision(traced.model.backbone)
+    hierarchy = model.hierarchy
+    graph = to_onnx(trace(traced, getattr(torch, options.input)), hierarchy, options.opset)
+    check_opset(graph, options.opset)
+    if options.precision == "int8":
+        from seghiero_core.quantize import to_int8
+
+        graph = to_int8(graph, calibration_images(checkpoint))
+    logits, *masks = output_names(hierarchy)
+    keep_outputs(graph, [logits] if options.outputs == "logits" else masks)
+    mean, std = (buffer.flatten() / 255 for buffer in (model.model.mean, model.model.std))
+    set_metadata(
+        graph,
+        {
+            **class_metadata(hierarchy),
+            "normalization": {"mean": mean.tolist(), "std": std.tolist()},
+            "decoding": {"mode": options.mode, "scores": model.scores, "channels": channels},
+            "seghiero_version": __version__,
+            "config_sha256": hashlib.sha256((checkpoint.folder / "config.yaml").read_bytes()).hexdigest(),
+        },
+    )
+    return graph

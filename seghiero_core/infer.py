@@ -1,0 +1,199 @@
+"""From a checkpoint or an ONNX file to masks.
+
+from seghiero_core import load
+
+predict = load("runs/x")
+masks = predict("street.jpg").ids  # {"leaf": H,W, "level1": H,W, ...}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seghiero_core.checkpoint import find_checkpoint
+from seghiero_core.decode import MODES, decode, level_scores
+from seghiero_core.engine import check_device
+from seghiero_core.errors import UsageError, nearest
+from seghiero_core.hierarchy import Hierarchy
+from seghiero_core.pictures import Picture, open_picture
+from seghiero_core.tiles import ALIGNMENT, Forward, tiled_logits, to_batch
+from seghiero_core.trained import load_trained
+from seghiero_core.tta import with_augmentation
+
+WHOLE_PIXELS = 1 << 22
+"""Without a tile size, images up to this many pixels (2048x2048) are done in one piece."""
+TILE = 1024
+OVERLAP = 128
+"""Side of a tile, and what neighbours share, px."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one image, by level name, finest level first.
+
+    Attributes:
+        ids: H,W whole numbers each, the class's position in `hierarchy.level_names(level)`.
+        confidence: H,W float32 each, the score in 0..1 of that class.
+    """
+
+    ids: dict[str, np.ndarray]
+    confidence: dict[str, np.ndarray]
+
+
+class Strip(NamedTuple):
+    """Whole rows of a prediction, from `top` on: per level ids h,W, confidence h,W and, if asked, scores C,h,W."""
+
+    top: int
+    ids: tuple[np.ndarray, ...]
+    confidence: tuple[np.ndarray, ...]
+    scores: tuple[np.ndarray, ...] | None
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained network with its classes: `predictor(image)` gives masks.
+
+    Attributes:
+        forward: images B,3,H,W uint8 -> logits B,C,H,W float32.
+        scores, mode: how logits become classes, see `decode`.
+        tile: side of the sliding window's tiles in px, or None: then images up to WHOLE_PIXELS are done whole and
+            larger ones in tiles of TILE.
+        overlap: what neighbouring tiles share, px.
+        batch_size: tiles (or images of one size) that go through the network together.
+    """
+
+    hierarchy: Hierarchy
+    forward: Forward
+    scores: str = "softmax"
+    mode: str = "leaf"
+    tile: int | None = None
+    overlap: int = OVERLAP
+    batch_size: int = 1
+
+    def __call__(self, image: Any) -> Prediction:
+        """Masks of a path, a Pillow image, an array H,W,3 or H,W, or a tensor 3,H,W; values 0..255.
+
+        Raises DataError for a file that can't be read, UsageError for anything else that is no image.
+        """
+        strips = [strip for (strip,) in self.strips([open_picture(image)])]
+        names = [level.name for level in self.hierarchy.levels]
+        ids = (np.concatenate(parts) for parts in zip(*(strip.ids for strip in strips), strict=True))
+        confidence = (np.concatenate(parts) for parts in zip(*(strip.confidence for strip in strips), strict=True))
+        return Prediction(dict(zip(names, ids, strict=True)), dict(zip(names, confidence, strict=True)))
+
+    def is_tiled(self, picture: Picture) -> bool:
+        """Whether a picture is too large to be done in one piece."""
+        if self.tile is None:
+            return picture.height * picture.width > WHOLE_PIXELS
+        return max(picture.height, picture.width) > self.tile
+
+    def strips(self, pictures: Sequence[Picture], *, scores: bool = False) -> Iterator[list[Strip]]:
+        """The prediction of pictures of one size, as one strip each; or of one larger picture, strip by strip."""
+        if not self.is_tiled(pictures[0]):
+            yield self._decoded(0, self.forward(to_batch([picture.whole() for picture in pictures])), scores)
+            return
+        pieces = tiled_logits(
+            pictures[0], self.forward, tile=self.tile or TILE, overlap=self.overlap, batch_size=self.batch_size
+        )
+        for top, row in groupby(pieces, key=lambda piece: piece[0]):
+            yield [self._side_by_side(top, pictures[0].width, row, scores)]
+
+    def _side_by_side(self, top: int, width: int, row: Iterator[tuple[int, int, Tensor]], scores: bool) -> Strip:
+        """A strip of pieces (top, left, logits C,h,w), each decoded into its place: never two copies of the strip."""
+        strip: Strip | None = None
+        for _, left, logits in row:
+            part = self._decoded(top, logits[None], scores)[0]
+            if strip is None:
+                strip = Strip(top, *(_widened(of_levels, width) for of_levels in part[1:]))
+            for whole, of_levels in zip(strip[1:], part[1:], strict=True):
+                for to, of_level in zip(whole or (), of_levels or (), strict=True):
+                    to[..., left : left + of_level.shape[-1]] = of_level
+        return strip
+
+    @torch.inference_mode()
+    def _decoded(self, top: int, logits: Tensor, scores: bool) -> list[Strip]:
+        decoded = decode(logits, self.hierarchy, self.mode, scores=self.scores)
+        largest = max(len(level.nodes) for level in self.hierarchy.levels)
+        ids = [of_level.cpu().numpy().astype(np.uint8 if largest <= 256 else np.uint16) for of_level in decoded.ids]
+        confidence = [of_level.cpu().numpy() for of_level in decoded.confidence]
+        by_level = [s.half().cpu().numpy() for s in level_scores(logits, self.hierarchy, self.scores)] if scores else []
+        return [
+            Strip(top, _nth(ids, i), _nth(confidence, i), _nth(by_level, i) if scores else None)
+            for i in range(len(logits))
+        ]
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    mode: str | None = None,
+    tile: int | None = None,
+    overlap: int = OVERLAP,
+    tta: Sequence[str] = (),
+    batch_size: int = 1,
+) -> Predictor:
+    """The predictor of a run folder, a checkpoint, or an ONNX file of `seghiero export`. Never touches the network.
+
+    Args:
+        device: auto, cpu, cuda, cuda:N or mps.
+        mode: a decoding of MODES; left out, "leaf", or what an ONNX file was exported with.
+        tile, overlap, batch_size: see Predictor; the sides are rounded up to multiples of 32 px.
+        tta: any of "flip" and "scales".
+
+    Raises UsageError where there is no such file, decoding or augmentation, or tiles don't go together;
+    CheckpointError where the file is damaged or of another version; DeviceError for a device that isn't there.
+    """
+    if mode is not None and mode not in MODES:
+        raise UsageError(f"there is no decoding '{mode}'.{nearest(mode, MODES)} Known: {', '.join(MODES)}.")
+    overlap = -(-overlap // ALIGNMENT) * ALIGNMENT
+    tile = None if tile is None else -(-tile // ALIGNMENT) * ALIGNMENT
+    if overlap < ALIGNMENT or 2 * overlap > (tile or TILE):
+        raise UsageError(
+            f"--overlap: {overlap} px doesn't go with tiles of {tile or TILE} px; "
+            f"it can be from {ALIGNMENT} px to half a tile."
+        )
+    if batch_size < 1:
+        raise UsageError(f"--batch-size: {batch_size} is none; give 1 or more.")
+    if Path(path).suffix == ".onnx":
+        from seghiero_core.onnx_file import open_onnx
+
+        hierarchy, scores, exported_mode, forward = open_onnx(Path(path), check_device(device))
+    else:
+        hierarchy, scores, exported_mode, forward = _open_checkpoint(path, check_device(device))
+    return Predictor(
+        hierarchy=hierarchy,
+        forward=with_augmentation(forward, tta),
+        scores=scores,
+        mode=mode or exported_mode,
+        tile=tile,
+        overlap=overlap,
+        batch_size=batch_size,
+    )
+
+
+def _open_checkpoint(path: str | Path, device: str) -> tuple[Hierarchy, str, str, Forward]:
+    checkpoint, hierarchy, scores, model = load_trained(find_checkpoint(path), device)
+    layout = torch.channels_last if checkpoint.config.training.channels_last else torch.contiguous_format
+
+    @torch.inference_mode()
+    def forward(images: Tensor) -> Tensor:
+        return model(images.to(device).contiguous(memory_format=layout)).logits.float()
+
+    return hierarchy, scores, "leaf", forward
+
+
+def _nth(by_level: list[np.ndarray], i: int) -> tuple[np.ndarray, ...]:
+    return tuple(of_level[i] for of_level in by_level)
+
+
+def _widened(of_levels: tuple[np.ndarray, ...] | None, width: int) -> tuple[np.ndarray, ...] | None:
+    return of_levels and tuple(np.empty((*part.shape[:-1], width), part.dtype) for part in of_levels)
