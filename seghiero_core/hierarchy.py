@@ -223,22 +223,18 @@ def _build(labels: Mapping[int, str], ignore: int, tree: Mapping[str, Any], colo
         covers=_frozen(covers),
         distance=_frozen(distance),
         values={value: index[name] for value, name in labels.items()},
-        colors=_frozen(_palette(nodes, leaves, covers, colors)),
+        colors=_frozen(_palette(nodes, colors)),
         ignore=ignore,
         tree=tree,
     )
 
 
-def _palette(nodes: list[str], leaves: list[str], covers: np.ndarray, given: Mapping[str, Any]) -> np.ndarray:
-    """A color for every node: leaves by the golden angle around the hue circle, inner nodes the mean of theirs."""
+def _palette(nodes: list[str], given: Mapping[str, Any]) -> np.ndarray:
+    """N,3 uint8 RGB: the given color, or a hue by the golden angle, which keeps neighbours in the order apart."""
     palette = np.zeros((len(nodes), 3), dtype=np.uint8)
-    for i, name in enumerate(leaves):
+    for i, name in enumerate(nodes):
         hue, light = (i * 0.618034) % 1.0, (0.45, 0.65, 0.55)[i % 3]
-        rgb = given.get(name) or [round(255 * c) for c in colorsys.hls_to_rgb(hue, light, 0.65)]
-        palette[i] = rgb
-    for i in range(len(leaves), len(nodes)):
-        below = np.flatnonzero(covers[i, : len(leaves)])
-        palette[i] = given.get(nodes[i]) or palette[below].astype(np.float64).mean(axis=0).round()
+        palette[i] = given.get(name) or [round(255 * c) for c in colorsys.hls_to_rgb(hue, light, 0.65)]
     return palette
 
 

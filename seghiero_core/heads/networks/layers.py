@@ -18,11 +18,12 @@ def conv_norm_act(in_channels: int, out_channels: int, kernel_size: int = 1, dil
 
 
 def separable_conv_norm_act(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Sequential:
-    """3x3 depthwise then 1x1 convolution, each with BatchNorm and ReLU (Chen et al. 2018), keeping H and W."""
+    """3x3 depthwise then 1x1 convolution with BatchNorm and ReLU (after Chen et al. 2018), keeping H and W.
+
+    The paper has a BatchNorm and ReLU between the two as well. At C1's size these cost as much as the convolutions.
+    """
     return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False),
-        nn.BatchNorm2d(in_channels),
-        nn.ReLU(inplace=True),
         *conv_norm_act(in_channels, out_channels),
     )
 
