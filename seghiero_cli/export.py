@@ -16,7 +16,10 @@ def export(
     checkpoint: Annotated[
         Path | None, typer.Argument(metavar="[CHECKPOINT]", help="A run or checkpoint; the newest run when left out.")
     ] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (the default, and the only format).")] = True,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (the default).")] = False,
+    hf: Annotated[
+        Path | None, typer.Option("--hf", metavar="DIR", help="Write a SegFormer as a folder for transformers.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file; model.onnx in the run when left out.")
     ] = None,
@@ -35,6 +38,8 @@ def export(
 
     if fp16 and int8:
         raise UsageError("give either --fp16 or --int8, not both.")
+    if hf and (onnx or out or fp16 or int8):
+        raise UsageError("--hf writes a folder of float32 weights; give it without --onnx, --out, --fp16 and --int8.")
     options = ExportOptions(
         precision="fp16" if fp16 else "int8" if int8 else "fp32",
         input=input_type,
@@ -45,7 +50,12 @@ def export(
     folder = find_checkpoint(checkpoint)
     if checkpoint is None:
         console.note(f"no checkpoint named: using the newest run, {folder}")
-    row = export_onnx(folder, out or default_path(folder, options), options)
+    if hf:
+        from seghiero_core.export_hf import export_hf
+
+        row = export_hf(folder, hf)
+    else:
+        row = export_onnx(folder, out or default_path(folder, options), options)
     if as_json:
         console.result_json(row)
         return

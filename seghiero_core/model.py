@@ -23,12 +23,14 @@ from seghiero_core.registry import (
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from seghiero_core.hub import Notify
     from seghiero_core.segmentation import SegmentationModel
 
 
-def create_backbone(config: Any) -> nn.Module:
+def create_backbone(config: Any, notify: Notify = lambda event: None) -> nn.Module:
     """The backbone of `config` (a loaded config, or a dict with its sections), with its published weights if asked.
 
+    A download and the report of what was loaded are told through `notify(event)`, as in `train`.
     Raises UsageError for an unknown type, variant or option, WeightsError if `pretrained` weights cannot be had.
     """
     section = _section(config, "backbone")
@@ -39,7 +41,7 @@ def create_backbone(config: Any) -> nn.Module:
     if pretrained := section.get("pretrained", False):
         from seghiero_core.weights import load_pretrained
 
-        load_pretrained(backbone, entry, variant, pretrained)
+        load_pretrained(backbone, entry, variant, pretrained, notify)
     return backbone
 
 
@@ -58,12 +60,11 @@ def get_backbone_strides(config: Any) -> tuple[int, int, int, int]:
 
 def get_statistics(config: Any) -> Statistics:
     """(mean, std) of R, G, B in 0..1 that the backbone of `config` expects: those of its weights' training data."""
-    from seghiero_core.weights import resolve_tag
+    from seghiero_core.weights import pretrained_statistics
 
     section = _section(config, "backbone")
     entry = BACKBONES.get(section.get("type", "resnet"))
-    tag = resolve_tag(entry, _variant(entry, section), section.get("pretrained", False))
-    return entry.tag_statistics.get(tag, entry.statistics)
+    return pretrained_statistics(entry, _variant(entry, section), section.get("pretrained", False))
 
 
 def create_head(config: Any, channels: Sequence[int], num_classes: int, *, embedding: bool = True) -> nn.Module:
@@ -80,14 +81,24 @@ def create_head(config: Any, channels: Sequence[int], num_classes: int, *, embed
     return entry.build(list(channels), num_classes, section.get("proj_dim") or entry.proj_dim, **options)
 
 
-def build_model(config: Any, num_classes: int, *, embedding: bool, auxiliary: bool = False) -> SegmentationModel:
-    """Assemble backbone, head and, if asked, the auxiliary head on C3 that helps in training."""
+def build_model(
+    config: Any,
+    num_classes: int,
+    *,
+    embedding: bool,
+    auxiliary: bool = False,
+    notify: Notify = lambda event: None,
+) -> SegmentationModel:
+    """Assemble backbone, head and, if asked, the auxiliary head on C3 that helps in training.
+
+    `notify` is as for `create_backbone`.
+    """
     from seghiero_core.segmentation import AuxiliaryHead, SegmentationModel
 
     channels = get_backbone_channels(config)
     mean, std = get_statistics(config)
     return SegmentationModel(
-        create_backbone(config),
+        create_backbone(config, notify),
         create_head(config, channels, num_classes, embedding=embedding),
         mean=mean,
         std=std,
@@ -115,7 +126,9 @@ def build_trained_model(config: Any, num_classes: int, tensors: Mapping[str, Ten
         if name in kept and kept[name].shape != own[name].shape
     ]
     if faults:
-        raise CheckpointError("the checkpoint doesn't fit the network of its config:\n  " + "\n  ".join(faults))
+        more = [f"... and {len(faults) - 10} more"] if len(faults) > 10 else []
+        listed = "\n  ".join(faults[:10] + more)
+        raise CheckpointError(f"the checkpoint doesn't fit the network of its config; was either changed?\n  {listed}")
     model.load_state_dict(kept)
     return model.eval()
 

@@ -1,15 +1,17 @@
-"""Published weights: found in the cache or on the hub, or in a local file, checked, and loaded. Never random ones."""
+"""Published weights into a backbone: the right ones, checked, with a report; or an error. Never random ones."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seghiero_core.errors import WeightsError, nearest
-from seghiero_core.registry import BackboneEntry
+from seghiero_core.hub import Notify, fetch, hub_repository
+from seghiero_core.key_layouts import Translated, translate
+from seghiero_core.registry import BackboneEntry, Statistics
+from seghiero_core.weight_files import read_statistics, read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,33 +19,36 @@ if TYPE_CHECKING:
 LEAST_COVERAGE = 0.95
 """Share of a backbone's parameters that a file must hold to count as its weights."""
 
-# Keys of the hub's MiT files to those of transformers 5.
-_RENAMED = [
-    (r"^segformer\.", ""),
-    (r"^encoder\.patch_embeddings\.(\d+)\.", r"stages.\1.patch_embeddings."),
-    (r"^encoder\.block\.(\d+)\.", r"stages.\1.blocks."),
-    (r"^encoder\.layer_norm\.(\d+)\.", r"stages.\1.layer_norm."),
-    (r"\.attention\.self\.query\.", ".attention.q_proj."),
-    (r"\.attention\.self\.key\.", ".attention.k_proj."),
-    (r"\.attention\.self\.value\.", ".attention.v_proj."),
-    (r"\.attention\.self\.sr\.", ".attention.sequence_reduction.sequence_reduction."),
-    (r"\.attention\.self\.layer_norm\.", ".attention.sequence_reduction.layer_norm."),
-    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
-    (r"\.mlp\.dense1\.", ".mlp.fc1."),
-    (r"\.mlp\.dense2\.", ".mlp.fc2."),
-    (r"\.layer_norm_1\.", ".layernorm_before."),
-    (r"\.layer_norm_2\.", ".layernorm_after."),
-]
-
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What came of loading: where from, and the keys that were loaded, missing in the file, or not the backbone's."""
+    """What came of loading.
+
+    Attributes:
+        source: the published tag or the path.
+        layout: the naming scheme of the file.
+        coverage: share of the parameters (0..1) that were loaded.
+        loaded: names in the network.
+        missing: names in the network that the source lacks; they keep their random start.
+        unexpected: keys of the source that have no place in the network.
+        reshaped: keys of the source whose tensors were cut or given other dimensions of size 1.
+        classes_dropped: of a whole model: classes of the source that the network lacks.
+        classes_new: of a whole model: classes of the network that the source lacks; they start at random.
+    """
 
     source: str
+    layout: str
+    coverage: float
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    reshaped: tuple[str, ...]
+    classes_dropped: tuple[str, ...] = ()
+    classes_new: tuple[str, ...] = ()
+
+    def event(self) -> dict[str, Any]:
+        """The report as an event of `train`."""
+        return {"event": "weights", **asdict(self)}
 
 
 def resolve_tag(entry: BackboneEntry, variant: str, pretrained: bool | str) -> str | None:
@@ -67,106 +72,107 @@ def resolve_tag(entry: BackboneEntry, variant: str, pretrained: bool | str) -> s
     if Path(pretrained).exists():
         return None
     raise WeightsError(
-        f"backbone.pretrained: '{pretrained}' is no published tag of {entry.name} {variant}, and no such file exists."
-        f"{nearest(pretrained, tags)} Known tags: {', '.join(tags) or 'none'}."
+        f"backbone.pretrained: '{pretrained}' is no published tag of {entry.name} {variant}, and no such file exists "
+        f"(a relative path starts at the folder of the config).{nearest(pretrained, tags)} "
+        f"Known tags: {', '.join(tags) or 'none'}."
     )
 
 
-def load_pretrained(backbone: nn.Module, entry: BackboneEntry, variant: str, pretrained: bool | str) -> WeightsReport:
-    """Load weights into `backbone`: the default tag (true), a published tag, or a .safetensors or .pth file.
-
-    Raises WeightsError if they cannot be had, hold NaN or infinities, differ in shape, or cover under 95 % of the
-    parameters. The backbone is unchanged then.
-    """
-    import torch
-
+def pretrained_statistics(entry: BackboneEntry, variant: str, pretrained: bool | str) -> Statistics:
+    """Mean and standard deviation (R, G, B in 0..1) that the weights which `pretrained` means were trained with."""
     tag = resolve_tag(entry, variant, pretrained)
-    path = Path(str(pretrained)) if tag is None else _fetch(tag)
-    state = {_renamed(key): value for key, value in _read(path).items()}
+    told = read_statistics(Path(str(pretrained))) if tag is None and pretrained else None
+    return told or entry.tag_statistics.get(tag or "", entry.statistics)
+
+
+def load_pretrained(
+    backbone: nn.Module,
+    entry: BackboneEntry,
+    variant: str,
+    pretrained: bool | str,
+    notify: Notify = lambda event: None,
+) -> WeightsReport:
+    """Load weights into `backbone`: the default tag (true), another published tag, or those at a path.
+
+    A path is a .safetensors or .pth file, a folder in the hub's layout, or a seghiero run or checkpoint. The report is
+    also told as an event. Raises WeightsError if the weights cannot be had, hold NaN or infinities, differ in shape,
+    belong to another variant or cover under 95 % of the parameters; the backbone is unchanged then.
+    """
+    tag = resolve_tag(entry, variant, pretrained)
+    path = Path(str(pretrained)) if tag is None else fetch(hub_repository(tag), notify=notify)
+    source = tag or str(path)
+    what = f"{entry.name} {variant}"
+    report, translated = match_backbone(backbone, read_weights(path), source, what)
+    if other := _deeper_variant(backbone, entry, variant, translated.rest.values()):
+        raise WeightsError(f"{source}: these are weights of {entry.name} {other}, not of {what}.")
+    backbone.load_state_dict({name: value for name, (_, value) in translated.tensors.items()}, strict=False)
+    notify(report.event())
+    return report
+
+
+def match_backbone(
+    backbone: nn.Module, state: Mapping[str, Tensor], source: str, what: str
+) -> tuple[WeightsReport, Translated]:
+    """What of `state` fits `backbone`: a report, and the tensors. Loads nothing.
+
+    `what` names the backbone in messages. Raises WeightsError as `load_pretrained` does.
+    """
     own = backbone.state_dict()
-    state = _aligned(state, own)
-    loaded = {key: state[key] for key in own if key in state}
-    for key, value in loaded.items():
-        if value.shape != own[key].shape:
-            raise WeightsError(
-                f"{path}: '{key}' has shape {tuple(value.shape)}, {entry.name} {variant} needs {tuple(own[key].shape)}."
-            )
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise WeightsError(f"{path}: '{key}' holds NaN or infinite values; the file is damaged.")
+    try:
+        translated = translate(state, own)
+    except WeightsError as error:
+        raise WeightsError(f"{source}: {error}") from None
+    for name, (key, value) in translated.tensors.items():
+        check_tensor(value, own[name], key, source, what)
     sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
-    covered = sum(size for name, size in sizes.items() if name in loaded) / sum(sizes.values())
+    covered = sum(size for name, size in sizes.items() if name in translated.tensors) / sum(sizes.values())
+    # A file may lack BatchNorm's counters, which nothing here reads.
+    missing = tuple(n for n in own if n not in translated.tensors and not n.endswith("num_batches_tracked"))
     if covered < LEAST_COVERAGE:
         raise WeightsError(
-            f"{path}: holds {covered:.0%} of the parameters of {entry.name} {variant}; these are not its weights."
+            f"{source}: holds {covered:.0%} of the parameters of {what} (at least {LEAST_COVERAGE:.0%} are needed), so "
+            f"these are not its weights. Missing: {_few(missing)}. In the file instead: {_few(tuple(translated.rest))}."
         )
-    backbone.load_state_dict(loaded, strict=False)
-    return WeightsReport(
-        source=tag or str(path),
-        loaded=tuple(loaded),
-        missing=tuple(key for key in own if key not in loaded),
-        unexpected=tuple(key for key in state if key not in own),
+    report = WeightsReport(
+        source=source,
+        layout=translated.layout,
+        coverage=covered,
+        loaded=tuple(name for name in own if name in translated.tensors),
+        missing=missing,
+        unexpected=tuple(translated.rest),
+        reshaped=translated.reshaped,
     )
+    return report, translated
 
 
-def _fetch(tag: str) -> Path:
-    """Path of the weights file of `tag` in huggingface_hub's cache, downloaded if it isn't there."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    repository = tag if "/" in tag else f"timm/{tag}"
-    error: Exception | None = None
-    for filename in ("model.safetensors", "pytorch_model.bin"):
-        try:
-            return Path(hf_hub_download(repository, filename))
-        except LocalEntryNotFoundError as failed:  # not cached, and the hub was not reached
-            error = failed
-            break
-        except EntryNotFoundError as failed:  # the repository has no such file: try the other
-            error = failed
-        except Exception as failed:
-            error = failed
-            break
-    raise WeightsError(
-        f"the weights of {repository} are neither in the cache nor could they be downloaded ({error}). Without "
-        f"network, run `hf download {repository}` where there is one and copy the cache, or set "
-        "backbone.pretrained to the path of a file, or to false to start from random weights."
-    ) from error
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
+def check_tensor(value: Tensor, own: Tensor, key: str, source: str, what: str) -> None:
+    """Raise WeightsError, naming `key`, where `value` cannot take the place of `own` or holds NaN or infinities."""
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise WeightsError(f"{path}: cannot be read as weights ({error}).") from error
-    except Exception as error:  # weights_only refuses what could run code with an error of pickle's
-        raise WeightsError(f"{path}: holds more than tensors, so it is not opened ({error}).") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: is no state dict (a mapping from names to tensors).")
-    return state
+    if value.shape != own.shape:
+        raise WeightsError(f"{source}: '{key}' has shape {tuple(value.shape)}, {what} needs {tuple(own.shape)}.")
+    if value.is_floating_point() != own.is_floating_point():
+        raise WeightsError(f"{source}: '{key}' is of type {value.dtype}, {what} needs {own.dtype}.")
+    if value.is_floating_point() and not torch.isfinite(value).all():
+        raise WeightsError(f"{source}: '{key}' holds NaN or infinite values; the file is damaged, get it anew.")
 
 
-def _aligned(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """`state` under the names of `own`: without the prefix of a whole model in the file, and with that of a wrapper.
+def _deeper_variant(backbone: nn.Module, entry: BackboneEntry, variant: str, rest: Iterable[str]) -> str | None:
+    """The other variant whose layers are among `rest`, the names that `backbone` does not have, or None.
 
-    A backbone that holds a published network as `self.net` has `net.stem.weight` where the file has `stem.weight`.
+    The file of a deeper variant holds all that a smaller one needs, in the same shapes, and means something else.
     """
-    prefixes = {f"{key.partition('.')[0]}." for key in own}
-    wrapper = prefixes.pop() if len(prefixes) == 1 else ""
-    cuts = sorted({"", *(f"{key.partition('.')[0]}." for key in state)})
-    named = ({added + key.removeprefix(cut): state[key] for key in state} for cut in cuts for added in ("", wrapper))
-    return max(named, key=lambda names: len(names.keys() & own.keys()))
+    import torch
+
+    inside = {key.partition(".")[0] for key in backbone.state_dict()}
+    more = {name for name in rest if name.partition(".")[0] in inside}
+    for other in entry.variants if more else ():
+        if other != variant:
+            with torch.device("meta"):
+                if more & entry.build(other).state_dict().keys():
+                    return other
+    return None
 
 
-def _renamed(key: str) -> str:
-    for pattern, replacement in _RENAMED:
-        key = re.sub(pattern, replacement, key)
-    return key
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "nothing"
