@@ -13,6 +13,7 @@ from seghiero_cli import (
     channels,
     console,
     demo,
+    doctor,
     evaluate,
     export,
     init,
@@ -22,6 +23,7 @@ from seghiero_cli import (
     predict,
     scaffold,
     train,
+    weights,
 )
 from seghiero_core import __version__
 from seghiero_core.errors import SeghieroError
@@ -43,8 +45,10 @@ app.command("list-heads", epilog=list_heads.EXAMPLE)(list_heads.list_heads)
 app.command("channels", epilog=channels.EXAMPLE)(channels.channels)
 app.command("scaffold-backbone", epilog=scaffold.BACKBONE_EXAMPLE)(scaffold.scaffold_backbone)
 app.command("scaffold-head", epilog=scaffold.HEAD_EXAMPLE)(scaffold.scaffold_head)
+app.add_typer(weights.app, name="weights")
 app.command("init", epilog=init.EXAMPLE)(init.init)
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
+app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 
 
 @app.callback()

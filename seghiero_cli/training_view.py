@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from seghiero_cli import console
@@ -55,11 +56,25 @@ class TrainingView:
         shown = ", ".join(sizes[:3]) + (", ..." if len(sizes) > 3 else "")
         self._say(f"{event['split']}: {event['images']} images of {shown} px, all masks checked")
 
+    def _on_download(self, event: dict[str, Any]) -> None:
+        size = f", {event['mib']} MiB" if event["mib"] else ""
+        self._say(f"downloading {event['file']} of {event['repository']}{size}")
+
+    def _on_weights(self, event: dict[str, Any]) -> None:
+        counts = ", ".join(f"{len(event[what])} {what}" for what in ("loaded", "missing", "unexpected", "reshaped"))
+        self._say(f"weights: {event['source']} ({event['layout']} layout): {counts}")
+        if event["missing"]:
+            self._say(f"  missing, so they start at random: {_some(event['missing'])}")
+        if event["classes_dropped"]:
+            self._say(f"  classes of the source that were left out: {_some(event['classes_dropped'])}")
+        if event["classes_new"]:
+            self._say(f"  new classes, which start at random: {_some(event['classes_new'])}")
+
     def _on_start(self, event: dict[str, Any]) -> None:
         self.start = event
         backbone, head = event["backbone"], event["head"]
         size = backbone.get("depth", backbone.get("variant", ""))
-        weights = f"weights: {backbone['pretrained']}" if backbone["pretrained"] else "random weights"
+        weights = "loaded weights" if backbone["pretrained"] or event["init_from"] else "random weights"
         self._say(
             f"{backbone['type']} {size} ({weights}) + {head['type']}, {event['parameters'] / 1e6:.1f} M parameters, "
             f"on {event['device']} in {event['precision']}"
@@ -113,7 +128,7 @@ class TrainingView:
         terms = " ".join(f"{name} {value:.3f}" for name, value in event["terms"].items())
         return (
             f"epoch {event['epoch'] + 1}/{self.start['epochs']} step {in_epoch}/{self.start['steps_per_epoch']}  "
-            f"left {_duration(left)}  {event['images'] / per_step:.1f} images/s  {event['memory_mib']:.0f} MiB",
+            f"left {duration(left)}  {event['images'] / per_step:.1f} images/s  {event['memory_mib']:.0f} MiB",
             f"loss {event['loss']:.3f} ({terms})  lr {event['lr']:.2e}",
         )
 
@@ -136,7 +151,11 @@ class TrainingView:
         return Group(*parts)
 
 
-def _duration(seconds: float) -> str:
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = 1
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint of which a part is missing, unreadable or not what was written."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,14 @@ def save_checkpoint(
 ) -> Path:
     """Write the checkpoint of `step` and point `last`, and with `best` also `best`, at it.
 
-    Of the older ones the one before stays, in case this one is damaged later; others without a link go.
+    Of the older ones the one before stays, in case this one is damaged later; others without a link go. A folder that
+    a link points at is never replaced: a second checkpoint of one step gets the name of the first with -2.
     """
     from safetensors.torch import save_file
 
     folder = run / "checkpoints" / f"step-{step:08d}"
+    while folder.resolve() in _linked(run):
+        folder = folder.with_name(f"step-{step:08d}-{int(folder.name[14:] or 1) + 1}")
     beside = folder.with_name(f".{folder.name}.{os.getpid()}")
     beside.mkdir(parents=True)
     try:
@@ -92,8 +99,7 @@ def save_checkpoint(
         for file in beside.iterdir():
             _sync(file)
         _sync(beside)
-        if folder.exists():
-            shutil.rmtree(folder)
+        _remove(folder)
         beside.rename(folder)
         _sync(folder.parent)
     except BaseException as error:
@@ -103,12 +109,29 @@ def save_checkpoint(
         raise
     for name in ["last", "best"] if best else ["last"]:
         _link(run / name, folder)
-    keep = {(run / name).resolve() for name in ("last", "best")}
-    keep |= {other.resolve() for other in sorted(folder.parent.glob("step-*"))[-2:]}
+    keep = _linked(run) | {other.resolve() for other in sorted(folder.parent.glob("step-*"))[-2:]}
     for other in folder.parent.iterdir():
         if other.resolve() not in keep:
-            shutil.rmtree(other, ignore_errors=True)
+            _remove(other)
     return folder
+
+
+def repair_run(run: Path, whole: Path, damaged: Sequence[Path], *, best: bool) -> None:
+    """Put a run folder in order whose newest whole checkpoint is `whole`, after a kill or damage.
+
+    `last` points at `whole`, and `best` too with `best` or where its own folder is damaged. What killed saves left
+    goes; the `damaged` folders get another name, and go with the next save.
+    """
+    if best or (run / "best").resolve() in damaged:
+        _link(run / "best", whole)
+    _link(run / "last", whole)
+    for folder in damaged:
+        folder.rename(folder.with_name(f"damaged-{folder.name}"))
+    for left in [*run.glob(".*"), *whole.parent.glob(".*")]:
+        if left.is_symlink():
+            left.unlink()
+        else:
+            _remove(left)
 
 
 def find_checkpoint(path: str | Path | None, runs: Path = Path("runs")) -> Path:
@@ -147,9 +170,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         )
     for name, digest in manifest["sha256"].items():
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: {name} is missing; the checkpoint is damaged.")
+            raise DamagedCheckpoint(f"{folder}: {name} is missing; the checkpoint is damaged.")
         if _sha256(folder / name) != digest:
-            raise CheckpointError(f"{folder}: {name} has changed since it was written; the checkpoint is damaged.")
+            raise DamagedCheckpoint(f"{folder}: {name} has changed since it was written; the checkpoint is damaged.")
     if missing := missing_plugins(manifest.get("plugins", ())):
         raise CheckpointError(f"{folder}: {missing}")
     try:
@@ -161,16 +184,31 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, config, _json(folder / "metrics.json"), tuple(changes))
 
 
-def newest_whole_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint of a run that verifies, and a message for each damaged one that was passed over."""
-    damaged = []
+def newest_whole_checkpoint(run: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
+    """The newest checkpoint of a run that is whole, and a message for each folder passed over as damaged.
+
+    Raises CheckpointError for a newer one that is whole and can't be used here (its plugins, its format).
+    """
+    damaged: dict[Path, str] = {}
     folders = sorted((run / "checkpoints").glob("step-*"), reverse=True)
     for folder in folders:
         try:
             return read_checkpoint(folder), damaged
-        except CheckpointError as error:
-            damaged.append(str(error))
+        except DamagedCheckpoint as error:
+            damaged[folder.resolve()] = str(error)
     return None, damaged
+
+
+def _linked(run: Path) -> set[Path]:
+    return {(run / name).resolve() for name in ("last", "best")}
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder so that a kill midway leaves no half of a checkpoint: it is hidden first."""
+    if folder.exists() and not folder.name.startswith("."):
+        hidden = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
+        folder = folder.rename(hidden)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _link(link: Path, folder: Path) -> None:
@@ -199,7 +237,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} can't be read ({error}); the checkpoint is damaged.") from None
+        raise DamagedCheckpoint(f"{path} can't be read ({error}); the checkpoint is damaged.") from None
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -209,4 +247,4 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} can't be read ({error}); the checkpoint is damaged.") from None
+        raise DamagedCheckpoint(f"{path} can't be read ({error}); the checkpoint is damaged.") from None

@@ -67,6 +67,9 @@ def parse_config(
         from seghiero_core.losses.presets import check_loss_section
 
         faults += [f"{place(('loss',))}: {text}" for text in check_loss_section(data.get("loss") or {}, hierarchy)]
+    if config and config.init_from and config.backbone.pretrained:
+        text = "brings the backbone's weights with it; set backbone.pretrained: false, or leave init_from out."
+        faults.append(f"{place(('init_from',))}: init_from: {text}")
     if faults or config is None:
         raise ConfigError("\n".join(faults))
     return _resolved(config, path)
@@ -80,13 +83,24 @@ def _resolved(config: Config, path: Path) -> Config:
         for name in ("train", "val", "test")
         if (split := getattr(config.dataset, name))
     }
+    backbone = config.backbone
+    if isinstance(backbone.pretrained, str):
+        backbone = backbone.model_copy(update={"pretrained": _located(folder, backbone.pretrained)})
     return config.model_copy(
         update={
+            "backbone": backbone,
+            "init_from": config.init_from and _located(folder, config.init_from),
             "dataset": config.dataset.model_copy(update={"root": root, **splits}),
             "output": OutputConfig(dir=folder / config.output.dir, name=config.output.name or path.stem),
-            "plugins": [str(folder / name) if (folder / name).exists() else name for name in config.plugins],
+            "plugins": [_located(folder, name) for name in config.plugins],
         }
     )
+
+
+def _located(folder: Path, name: str) -> str:
+    """The absolute path where `name` is a file or folder (a relative one starts at `folder`), else the name."""
+    path = folder / Path(name).expanduser()
+    return str(path) if path.exists() else name
 
 
 def _is_saved(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -14,8 +15,11 @@ from seghiero_core.errors import DeviceError
 from seghiero_core.schema import TrainingConfig
 
 
-def make_accelerator(training: TrainingConfig) -> Accelerator:
-    """The accelerate engine for `training.device` and `training.precision`. Raises DeviceError where it can't be."""
+def make_accelerator(training: TrainingConfig, folder: Path | None = None) -> Accelerator:
+    """The accelerate engine for `training.device` and `training.precision`. Raises DeviceError where it can't be.
+
+    With `folder`, that of a run, the trackers of `training.trackers` can be started.
+    """
     device = check_device(training.device)
     # accelerate keeps these for the whole process; a second run in it would be held to the first one's settings
     AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", "1")) == 1)
@@ -28,6 +32,8 @@ def make_accelerator(training: TrainingConfig) -> Accelerator:
         mixed_precision="no" if precision == "fp32" else precision,
         gradient_accumulation_steps=training.gradient_accumulation,
         step_scheduler_with_optimizer=False,
+        log_with=(training.trackers or None) if folder else None,
+        project_dir=folder,
     )
 
 

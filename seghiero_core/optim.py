@@ -8,28 +8,31 @@ import math
 import torch
 from torch import nn
 
+from seghiero_core.freezing import STAGES, backbone_stages
 from seghiero_core.schema import TrainingConfig
 
 
 def make_optimizer(model: nn.Module, training: TrainingConfig, *, pretrained: bool) -> torch.optim.AdamW:
-    """AdamW with two learning rates and no weight decay on biases and norms.
+    """AdamW with two learning rates and no weight decay on biases and norms, over what isn't frozen.
 
     The backbone's is `training.backbone_lr`, by default a tenth of `training.lr` for a pretrained one and the same
-    otherwise. Each group keeps its peak rate as `peak_lr`.
+    otherwise. It is that of the last stage; every stage before learns at `training.layer_decay` of the rate of the
+    next (layer-wise decay, Clark et al. 2020, ELECTRA, with stages for layers). Each group keeps its peak rate as
+    `peak_lr`.
     """
     backbone_lr = training.backbone_lr or training.lr * (0.1 if pretrained else 1.0)
+    stages = backbone_stages(model.backbone) if training.layer_decay < 1 else {}
+    members: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            in_backbone = name.startswith("backbone.")
+            stage = stages.get(name.removeprefix("backbone."), STAGES) if in_backbone else STAGES + 1
+            members.setdefault((stage, parameter.ndim <= 1), []).append(parameter)
     groups = []
-    for in_backbone, lr in ((True, backbone_lr), (False, training.lr)):
-        named = [
-            parameter
-            for name, parameter in model.named_parameters()
-            if parameter.requires_grad and name.startswith("backbone.") == in_backbone
-        ]
-        for decays in (True, False):
-            parameters = [p for p in named if (p.ndim > 1) == decays]
-            if parameters:
-                weight_decay = training.weight_decay if decays else 0.0
-                groups.append({"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": weight_decay})
+    for (stage, spared), parameters in sorted(members.items(), key=lambda item: item[0]):
+        lr = training.lr if stage > STAGES else backbone_lr * training.layer_decay ** (STAGES - stage)
+        weight_decay = 0.0 if spared else training.weight_decay
+        groups.append({"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": weight_decay})
     return torch.optim.AdamW(groups)
 
 

@@ -17,7 +17,11 @@ class Interrupted(SeghieroError):
 
 
 class StopSignal:
-    """As a context: the first SIGINT or SIGTERM sets `requested`, the second acts at once, as without it."""
+    """As a context: the first SIGINT or SIGTERM sets `requested`, the second ends the process at once.
+
+    At once means by the system's own action, which doesn't wait for a kernel or a hung collective to come back;
+    a shell sees exit code 130 (or 143).
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -33,9 +37,10 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _request(self, number: int, frame: FrameType | None) -> None:
+    def _request(self, _: int, frame: FrameType | None) -> None:
         self.requested = True
-        self.__exit__()
+        for number in self._before:
+            signal.signal(number, signal.SIG_DFL)
 
     def leave(self, message: str) -> NoReturn:
         """Raise what ends the run with exit code 130."""

@@ -21,13 +21,14 @@ STAGES = [
     "losses.presets",
     "schema config",
     "data starter pictures png",
-    "weights backbones heads segmentation model testing",
+    "checkpoint",
+    "hub weight_files key_layouts weights backbones heads segmentation model testing",
     "losses decode metrics report",
-    "optim engine signals checkpoint trained",
+    "engine distributed signals freezing sharded optim trained published_weights whole_model",
     "tiles tta onnx_file infer",
     "evaluate prediction_files predict_files",
-    "export_graph parity quantize export_check export",
-    "run training_state train",
+    "export_graph parity quantize export_check export export_hf",
+    "run run_folder bad_steps memory trackers training_state saving train dry_run doctor",
     "scaffold_text scaffold",
 ]
 RANK = {name: rank for rank, line in enumerate(STAGES) for name in line.split()}

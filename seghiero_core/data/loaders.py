@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,10 @@ from seghiero_core.data.transforms import augment_image, augment_target, draw_au
 from seghiero_core.errors import DataError, DeviceError
 from seghiero_core.hierarchy import Hierarchy
 
+WORKER_DIED = (
+    "a data loading worker died ({}). It was killed, or memory or shared memory ran out: set training.workers lower, "
+    "or to 0."
+)
 SHUFFLE_STREAM = 0x5EED  # a fourth word of entropy, so that shuffling shares no stream with any sample's augmentation
 
 
@@ -172,12 +178,14 @@ def batches(loader: Iterable[Any]) -> Iterator[Any]:
         # torch's wrapper ends with the formatted traceback, whose last line is "module.DataError: message".
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not is_dead_worker(error):
             raise
-        raise DeviceError(
-            f"a data loading worker died ({str(error).splitlines()[0]}). It was killed, or memory or shared memory ran "
-            "out: set training.workers lower, or to 0."
-        ) from error
+        raise DeviceError(WORKER_DIED.format(str(error).splitlines()[0])) from error
+
+
+def is_dead_worker(error: BaseException) -> bool:
+    """Whether `error` says that a worker is gone. PyTorch raises it at any place of the main thread, by a signal."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
 def _size(sample: Sample) -> tuple[int, int]:
@@ -198,5 +206,14 @@ def _loading(workers: int | str, device_type: str, processes: int, seed: int) ->
 
 
 def _leave_interrupts_to_the_loop(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the loop still needs its workers to finish the step and save."""
+    """Ctrl-C and a cluster's SIGTERM reach every process; the loop needs its workers to finish the step and save."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":  # elsewhere a signal doesn't tell its sender to Python
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+
+
+def _end_when_the_parent_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass  # from somebody else; the loop has had the same signal, and ends its workers when it has saved
+    os._exit(0)

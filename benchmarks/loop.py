@@ -1,0 +1,112 @@
+"""What our training loop costs over a bare hand-written one with the same model, loss and data.
+
+    python benchmarks/loop.py [--backbone "{type: resnet, depth: 18}"] [--size 256] [--batch 4] [--steps 20]
+
+Both loops make the same steps from the same start, one after the other, round after round, the first of a pair
+alternating, so that a noisy machine disturbs both alike (on the CPU, time is the process's own, not the clock's).
+Ours is `seghiero_core.train.train` with everything that it does in a step: gradient norm, finite checks, the learning
+rate's schedule, metrics.jsonl, events. The bare one is forward, loss, backward and `AdamW.step`. A step is timed from
+the end of the one before, its data included; medians don't see the few that begin an epoch. Printed are the medians of
+the steps, their ratio per pair, and the median of those ratios. The goal is 1.03.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from seghiero_core.config import load_config
+from seghiero_core.run import prepare
+from seghiero_core.starter import write_starter
+from seghiero_core.train import train
+
+GOAL = 1.03
+WARM_UP = 2
+
+
+def ours(config) -> list[float]:
+    """Seconds of every step of a training run."""
+    ends: list[float] = []
+    train(config, force=True, notify=lambda event: ends.append(clock()) if event["event"] == "step" else None)
+    return differences(ends)
+
+
+def bare(config) -> list[float]:
+    """Seconds of every step of the loop that one would write by hand."""
+    run = prepare(config)
+    model = run.accelerator.unwrap_model(run.model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.training.lr)
+    ends, step = [], 0
+    for epoch in range(config.training.epochs):
+        run.sampler.start_epoch(epoch)
+        model.train()
+        for batch in run.train_loader:
+            images = batch["image"].contiguous(memory_format=torch.channels_last)
+            output = model(images)
+            total, _ = run.loss(output.logits, output.embedding, batch["target"], step / run.total_steps)
+            total.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            total.item()  # a loop that shows its loss waits for it, ours too
+            step += 1
+            ends.append(clock())
+    return differences(ends)
+
+
+def clock() -> float:
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+
+
+def differences(ends: list[float]) -> list[float]:
+    return [after - before for before, after in itertools.pairwise(ends[WARM_UP:])]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="{type: resnet, depth: 18}")
+    parser.add_argument("--head", default="{type: extremely_fast_segformer}")
+    parser.add_argument("--size", type=int, default=256, help="of the crop, px")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = write_starter(Path(folder) / "starter")
+        settings = [
+            f"backbone={arguments.backbone}",
+            f"head={arguments.head}",
+            f"transform.size=[{arguments.size}, {arguments.size}]",
+            f"training.batch_size={arguments.batch}",
+            "training.workers=0",
+            "training.precision=fp32",
+        ]
+        per_epoch = prepare(load_config(cfg, settings)).steps_per_epoch
+        epochs = -(-(arguments.steps + WARM_UP) // per_epoch)
+        config = load_config(cfg, [*settings, f"training.epochs={epochs}", f"training.validate_every={epochs}"])
+        ratios = []
+        for number in range(arguments.rounds):
+            loops = (ours, bare) if number % 2 else (bare, ours)
+            medians = {loop: statistics.median(loop(config)) for loop in loops}
+            ratios.append(medians[ours] / medians[bare])
+            print(
+                f"pair {number + 1}: ours {1000 * medians[ours]:.1f} ms, bare {1000 * medians[bare]:.1f} ms per step, "
+                f"ratio {ratios[-1]:.3f}",
+                flush=True,
+            )
+    ratio = statistics.median(ratios)
+    print(f"median ratio {ratio:.3f} (goal: at most {GOAL}): {'reached' if ratio <= GOAL else 'NOT reached'}")
+    sys.exit(0 if ratio <= GOAL else 1)
+
+
+main()

@@ -1,0 +1,11 @@
+"""`seghiero train` for torchrun: `torchrun --nproc-per-node 2 tests/ranks.py CFG [KEY=VALUE...]`."""
+
+from __future__ import annotations
+
+import sys
+
+from seghiero_cli.main import main
+
+cfg, *overrides = sys.argv[1:]
+sys.argv = ["seghiero", "train", cfg, *(word for override in overrides for word in ("--set", override))]
+main()
