@@ -51,9 +51,17 @@ app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        console.result(__version__)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     plugin: Annotated[
         list[str] | None,
@@ -61,9 +69,6 @@ def options(
     ] = None,
     no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load no plugins at all.")] = False,
 ) -> None:
-    if version:
-        print(__version__)
-        raise typer.Exit
     console.debug = debug
     plugins.use_plugins(plugin or [], enabled=not no_plugins)
 

@@ -26,10 +26,9 @@ def seghiero(*words, cwd=None, **variables):
     )
 
 
-def test_channels_equal_the_guide(run):
-    code, out, _ = run("channels", "--json")
-    assert code == 0
-    table = {(row["type"], row.get("depth", row.get("variant"))): row["channels"] for row in json.loads(out)}
+def test_channels_equal_the_guide(tmp_path):
+    rows = json.loads(seghiero("channels", "--json", cwd=tmp_path).stdout)
+    table = {(row["type"], row.get("depth", row.get("variant"))): row["channels"] for row in rows}
     wide, narrow = [256, 512, 1024, 2048], [64, 128, 256, 512]
     assert table == {
         **{("resnet", depth): narrow for depth in (18, 34)},
@@ -42,7 +41,7 @@ def test_channels_equal_the_guide(run):
         ("segformer", "mit-b0"): [32, 64, 160, 256],
         **{("segformer", f"mit-b{i}"): [64, 128, 320, 512] for i in range(1, 6)},
     }
-    assert all(row["strides"] == [4, 8, 16, 32] for row in json.loads(out))
+    assert all(row["strides"] == [4, 8, 16, 32] for row in rows)
 
 
 def test_channels_of_a_config_follow_its_output_stride(run, small):
@@ -60,10 +59,8 @@ def test_channels_verify_compares_with_a_real_forward(run):
     assert json.loads(out)[0]["verified"] is True
 
 
-def test_list_backbones_names_variants_and_weights(run):
-    code, out, _ = run("list-backbones", "--json")
-    assert code == 0
-    entries = {entry["type"]: entry for entry in json.loads(out)}
+def test_list_backbones_names_variants_and_weights(tmp_path):
+    entries = {entry["type"]: entry for entry in json.loads(seghiero("list-backbones", "--json", cwd=tmp_path).stdout)}
     assert sorted(entries) == ["convnext", "resnet", "segformer"]
     assert sum(len(entry["variants"]) for entry in entries.values()) == 16
     assert all(entry["weights"][variant] for entry in entries.values() for variant in entry["variants"])
@@ -201,6 +198,12 @@ def test_unknown_run_is_a_usage_error(run, tmp_path, monkeypatch):
     assert (code, "nothing-here: there is no such run" in err) == (2, True)
     code, _, err = run("eval")
     assert (code, "no run under" in err) == (2, True)
+
+
+def test_version(run):
+    from seghiero_core import __version__
+
+    assert run("--version") == (0, f"{__version__}\n", "")
 
 
 def test_debug_shows_the_traceback(small):

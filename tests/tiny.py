@@ -49,10 +49,10 @@ def build(variant: str) -> nn.Module:
     return Tiny()
 
 
-def save_untrained(cfg: Path, overrides: list[str], *, seed: int = 0, **built_with: Any) -> Config:
+def save_untrained(cfg: Path, overrides: list[str], *, seed: int = 1, **built_with: Any) -> Config:
     """Save the random network of a config as a run; `built_with` are further keywords for `build_model`.
 
-    The classifier is scaled up, so that logits are of a trained network's size and classes differ over an image.
+    The classifier has standard normal weights: logits are of a trained network's size, classes differ over an image.
     """
     config = load_config(cfg, overrides)
     hierarchy = Hierarchy.from_config(config.classes)
@@ -61,7 +61,7 @@ def save_untrained(cfg: Path, overrides: list[str], *, seed: int = 0, **built_wi
     offline = {"backbone": {**config.backbone.model_dump(), "pretrained": False}, "head": config.head.model_dump()}
     model = build_model(offline, loss.num_channels, embedding=loss.uses_embedding, **built_with)
     with torch.no_grad():
-        model.head.classifier.weight.mul_(100)
+        model.head.classifier.weight.normal_()
         model.head.classifier.bias.normal_()
     save_checkpoint(
         config.run_dir,
