@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import yaml
 from PIL import Image
@@ -109,7 +107,6 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_templates_are_read_from_the_package_first(tmp_path, monkeypatch):
     (tmp_path / "templates").mkdir()
-    shutil.copy(templating.Path(templating.__file__).parents[1] / "templates" / "cfg.yaml.tmpl", tmp_path / "templates")
     (tmp_path / "templates" / "only.tmpl").write_text("from the wheel: $x")
     monkeypatch.setattr(templating, "files", lambda package: tmp_path)
     assert templating.read_template("only").substitute(x=1) == "from the wheel: 1"
