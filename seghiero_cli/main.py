@@ -88,9 +88,7 @@ def main() -> None:
         if type(error).__name__ != "OutOfMemoryError":
             raise
         _fail(
-            "the device ran out of memory. In this order, try: backbone.gradient_checkpointing: true; "
-            "training.precision: bf16; half the training.batch_size with twice the training.gradient_accumulation; "
-            "a smaller transform.size; a lighter head or backbone.",
+            "the device ran out of memory. Make the batch or the tile smaller (--batch-size, --tile), or use --device cpu.",
             4,
             error,
         )
