@@ -88,7 +88,7 @@ def main() -> None:
         if type(error).__name__ != "OutOfMemoryError":
             raise
         _fail(
-            "the device ran out of memory. Make the batch or the tile smaller (--batch-size, --tile), or use --device cpu.",
+            "the device ran out of memory; use a smaller --batch-size or --tile, or --device cpu.",
             4,
             error,
         )
