@@ -54,8 +54,8 @@ def get_backbone_channels(config: Any) -> Channels:
 
 def get_backbone_strides(config: Any) -> tuple[int, int, int, int]:
     """(4, 8, 16, 32), C3's and C4's lowered to `output_stride` where the backbone's section sets it."""
-    output_stride = int(_section(config, "backbone").get("output_stride", 32))
-    return 4, 8, min(16, output_stride), min(32, output_stride)
+    section = _section(config, "backbone")
+    return BACKBONES.get(section.get("type", "resnet")).strides(int(section.get("output_stride", 32)))
 
 
 def get_statistics(config: Any) -> Statistics:
@@ -139,13 +139,7 @@ def _section(config: Any, name: str) -> Mapping[str, Any]:
 
 
 def _variant(entry: BackboneEntry, section: Mapping[str, Any]) -> str:
-    variant = str(section.get(entry.selector, entry.default))
-    if variant not in entry.variants:
-        raise UsageError(
-            f"backbone.{entry.selector}: {entry.name} has no '{variant}'.{nearest(variant, entry.variants)} "
-            f"Known: {', '.join(entry.variants)}."
-        )
-    return variant
+    return entry.check_variant(section.get(entry.selector, entry.default))
 
 
 def _options(entry: BackboneEntry | HeadEntry, section: Mapping[str, Any], fixed: set[str]) -> dict[str, Any]:
