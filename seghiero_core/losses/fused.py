@@ -13,8 +13,8 @@ from torch import Tensor
 
 from seghiero_core.losses.tree import widen
 
-PIECE = 2**18
-"""Numbers in a piece of the logits on the CPU (1 MiB of float32)."""
+PIECE = 2**19
+"""Numbers in a piece of the logits on the CPU (2 MiB of float32)."""
 
 PieceLoss = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
@@ -32,26 +32,36 @@ def sum_over_pixels(logits: Tensor, label: Tensor, piece_loss: PieceLoss) -> Ten
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits: Tensor, label: Tensor, piece_loss: PieceLoss) -> Tensor:
-        ctx.shape, ctx.dtype = logits.shape, logits.dtype
-        flat, label = logits.flatten(2), label.flatten(1)
-        dtype = widen(logits[:0]).dtype
-        with_grad = ctx.needs_input_grad[0]
-        # Not in half precision: a pixel's share of a mean is too small for it before the loss is scaled.
-        grad = torch.empty(flat.shape if with_grad else 0, dtype=dtype, device=logits.device)
-        total = torch.zeros((), dtype=dtype, device=logits.device)
-        for rows, columns in _pieces(flat):
-            value, of_piece = piece_loss(widen(flat[rows, :, columns]), label[rows, columns], with_grad)
-            total += value
-            if of_piece is not None:
-                grad[rows, :, columns] = of_piece
-        ctx.save_for_backward(grad)
+        total, ctx.grad = _value_and_grad(logits, label, piece_loss, ctx.needs_input_grad[0])
+        ctx.piece_loss = piece_loss
+        ctx.save_for_backward(logits, label)
         return total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_total: Tensor):
-        (grad,) = ctx.saved_tensors
-        return (grad * grad_total).to(ctx.dtype).view(ctx.shape), None, None
+        logits, label = ctx.saved_tensors
+        grad, ctx.grad = ctx.grad, None  # handed on, not copied
+        if grad is None:  # the graph was kept, and this is not the first pass through it
+            grad = _value_and_grad(logits, label, ctx.piece_loss, True)[1]
+        return grad.mul_(grad_total).to(logits.dtype).view(logits.shape), None, None
+
+
+def _value_and_grad(
+    logits: Tensor, label: Tensor, piece_loss: PieceLoss, with_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The sum over all pieces, and its gradient B,C,HW where asked for."""
+    flat, label = logits.flatten(2), label.flatten(1)
+    # Not in half precision: a pixel's share of a mean is too small for it before the loss is scaled.
+    dtype = widen(logits[:0]).dtype
+    grad = torch.empty(flat.shape, dtype=dtype, device=logits.device) if with_grad else None
+    total = torch.zeros((), dtype=dtype, device=logits.device)
+    for rows, columns in _pieces(flat):
+        value, of_piece = piece_loss(widen(flat[rows, :, columns]), label[rows, columns], with_grad)
+        total += value
+        if grad is not None:
+            grad[rows, :, columns] = of_piece
+    return total, grad
 
 
 def _pieces(flat: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -1,0 +1,148 @@
+"""Which loss, and which decoding: every variant trained with the same backbone, budget and seeds on CamVid.
+
+    python benchmarks/study.py CAMVID [--seeds 3] [--runs runs/study] [--out benchmarks/study.jsonl] [--set key=value]
+    python benchmarks/study.py --table        # the table of what is in --out, without training
+
+CAMVID holds {train,val}/{images,masks}. One line per run goes to --out: the loss, the seed, every setting that is not a
+default of ours, and the measures of each decoding on the validation images at full size. A run that is in the file
+already is not made again, and one that was interrupted goes on where it stopped, so the same command finishes the
+study. The default budget (crops of 160x224 px, 12 epochs) is for two CPU cores; with a GPU give the full one, for
+example `--set training.epochs=100 --set 'transform={size: [360, 480]}'`, and another --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from seghiero_core.config import load_config
+from seghiero_core.data.loaders import batches, eval_loader
+from seghiero_core.data.samples import find_samples
+from seghiero_core.decode import MODES, decode
+from seghiero_core.metrics import Metrics
+from seghiero_core.train import train
+from seghiero_core.trained import load_trained
+
+LOSSES = {
+    "flat": "{preset: flat}",
+    "marginal": "{terms: {marginal_cross_entropy: 1.0}}",
+    "marginal, leaves first": "{terms: {marginal_cross_entropy: {level_weights: [1, 0.3, 0.1]}}}",
+    "tree_min": "{terms: {tree_min: 1.0}}",
+    "hssn": "{preset: hssn}",
+    "flat, weighted": "{preset: flat, class_weights: auto}",
+    "marginal, leaves first, weighted": (
+        "{terms: {marginal_cross_entropy: {level_weights: [1, 0.3, 0.1]}}, class_weights: auto}"
+    ),
+}
+CONFIG = """\
+dataset:
+  root: {camvid}
+  train: {{images: train/images, masks: train/masks}}
+  val: {{images: val/images, masks: val/masks}}
+classes:
+  labels: [sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist]
+  tree:
+    static: {{sky: , structure: [building, pole, sign, fence], ground: [road, pavement], tree: }}
+    moving: {{car: , human: [pedestrian, bicyclist]}}
+backbone: {{type: resnet, depth: 18, output_stride: 16}}
+head: {{type: aspp, proj_dim: 128}}
+transform: {{size: [160, 224], scale: [0.5, 1.0], color_jitter: 0.0}}
+training: {{epochs: 12, batch_size: 8, ema: 0.99, validate_every: 1000, save_every: 1m}}
+"""
+COLUMNS = ("leaf", "level1", "level2", "accuracy", "distance", "consistency")
+
+
+@torch.inference_mode()
+def measure(folder: Path) -> dict[str, dict[str, float]]:
+    """The measures of a checkpoint on the validation images, by decoding; one forward pass serves all."""
+    checkpoint, hierarchy, scores, model = load_trained(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    device = next(model.parameters()).device
+    samples = find_samples(checkpoint.config.dataset.val, name="val")
+    modes = [mode for mode in MODES if scores != "sigmoid" or mode != "expected_cost"]
+    metrics = {mode: Metrics(hierarchy) for mode in modes}
+    for batch in batches(eval_loader(samples, hierarchy, batch_size=8, workers=0, device_type=device.type)):
+        logits = model(batch["image"].to(device)).logits.float()
+        for mode in modes:
+            metrics[mode].update(decode(logits, hierarchy, mode, scores=scores), batch["target"].to(device))
+    measured = {}
+    for mode, of_mode in metrics.items():
+        values = of_mode.compute()
+        measured[mode] = {level["name"]: level["miou"] for level in values["levels"]} | {
+            "accuracy": values["levels"][0]["pixel_accuracy"],
+            "distance": values["mean_tree_distance"],
+            "consistency": values["consistency"],
+            "classes": {of_class["name"]: of_class["iou"] for of_class in values["levels"][0]["classes"]},
+        }
+    return measured
+
+
+def run(camvid: Path, name: str, seed: int, runs: Path, settings: list[str]) -> dict:
+    """Train one loss with one seed, going on from what an interrupted study left, and measure its last checkpoint."""
+    runs.mkdir(parents=True, exist_ok=True)
+    file = runs / "study.yaml"
+    file.write_text(CONFIG.format(camvid=json.dumps(str(camvid.resolve()))))
+    folder = f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    own = [f"loss={LOSSES[name]}", f"training.seed={seed}", f"output={{dir: {runs.resolve()}, name: {folder}}}"]
+    config = load_config(file, [*own, *settings])
+    start = time.time()
+    train(config, resume=True)
+    seconds = round(time.time() - start)  # of the last part only, where the run was interrupted
+    decodings = measure(config.run_dir / "last")
+    return {"loss": name, "seed": seed, "settings": settings, "seconds": seconds, "decodings": decodings}
+
+
+def table(rows: list[dict], mode: str) -> str:
+    """Mean and sample standard deviation over the seeds of every loss, as a Markdown table."""
+    lines = [f"| loss ({mode} decoding) | seeds | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for name in LOSSES:
+        found = [row["decodings"][mode] for row in rows if row["loss"] == name and mode in row["decodings"]]
+        if not found:
+            continue
+        cells = []
+        for column in COLUMNS:
+            scale = 1 if column == "distance" else 100
+            values = [scale * of_run[column] for of_run in found]
+            spread = f" ± {statistics.stdev(values):.{2 if scale == 1 else 1}f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.{3 if scale == 1 else 1}f}{spread}")
+        lines.append(f"| {name} | {len(found)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("camvid", type=Path, nargs="?")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="a part of the loss's name")
+    parser.add_argument("--runs", type=Path, default=Path("runs/study"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".jsonl"))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `seghiero train`")
+    parser.add_argument("--table", action="store_true")
+    arguments = parser.parse_args()
+    rows = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
+    if not arguments.table:
+        if arguments.camvid is None:
+            parser.error("give the folder of CamVid, or --table")
+        done = {(row["loss"], row["seed"]) for row in rows}
+        for seed in range(arguments.seeds):
+            for name in LOSSES:
+                if (name, seed) in done or arguments.only not in name:
+                    continue
+                row = run(arguments.camvid, name, seed, arguments.runs, arguments.set)
+                rows.append(row)
+                with arguments.out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                leaf = row["decodings"]["leaf"]
+                print(f"{name}, seed {seed}: {leaf['leaf']:.3f} {leaf['level1']:.3f} ({row['seconds']} s)", flush=True)
+    for mode in MODES:
+        print(f"\n{table(rows, mode)}")
+
+
+main()
