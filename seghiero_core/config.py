@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from seghiero_core.class_presets import expand_preset
 from seghiero_core.errors import ConfigError, UsageError, nearest
 from seghiero_core.hierarchy import Hierarchy
 from seghiero_core.plugins import load_plugins
@@ -47,11 +48,16 @@ def parse_config(
         return (places or {}).get(key, str(path)) if key else str(path)
 
     faults = [f"{place(key)}: {text}" for key, text in _plugin_faults(data.get("plugins"), path, load)]
+    data, unknown_preset = _expanded(data)
+    if unknown_preset:
+        faults.append(f"{place(('classes', 'preset'))}: classes.preset: {unknown_preset}")
     config = None
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        faults += [f"{place(key)}: {text}" for key, text in map(_fault, error.errors(include_url=False))]
+        of_preset = {("missing", ("classes", "labels"))} if unknown_preset else set()
+        wrong = [fault for fault in error.errors(include_url=False) if (fault["type"], fault["loc"]) not in of_preset]
+        faults += [f"{place(key)}: {text}" for key, text in map(_fault, wrong)]
     for section, registry in (("backbone", BACKBONES), ("head", HEADS)):
         given = data.get(section, {})
         if isinstance(given, Mapping):
@@ -73,6 +79,16 @@ def parse_config(
     if faults or config is None:
         raise ConfigError("\n".join(faults))
     return _resolved(config, path)
+
+
+def _expanded(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """`data` with what `classes.preset` stands for in its place, and what is wrong with that name, if anything."""
+    if "classes" not in data:
+        return data, ""
+    try:
+        return {**data, "classes": expand_preset(data["classes"])}, ""
+    except UsageError as error:
+        return {**data, "classes": {k: v for k, v in data["classes"].items() if k != "preset"}}, str(error)
 
 
 def _resolved(config: Config, path: Path) -> Config:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from seghiero_core.class_presets import expand_preset
 from seghiero_core.errors import ConfigError, nearest
 
 IGNORE_INDEX = -1
@@ -67,10 +68,11 @@ class Hierarchy:
     def from_config(cls, classes: Any) -> Hierarchy:
         """Build the tree from a `classes` section (a mapping, or an object with its keys as attributes).
 
-        Raises ConfigError with every fault of the section: a label twice, missing from the tree or twice in it, a
-        tree leaf that is no label, an ignore value that is also a label's, a color that is no RGB triple.
+        A mapping may name a `preset`. Raises UsageError where there is none of that name, and ConfigError with every
+        fault of the section: a label twice, missing from the tree or twice in it, a tree leaf that is no label, an
+        ignore value that is also a label's, a color that is no RGB triple.
         """
-        section = classes if isinstance(classes, Mapping) else classes.model_dump()
+        section = expand_preset(classes) if isinstance(classes, Mapping) else classes.model_dump()
         labels = _labels_by_value(section["labels"])
         ignore = section.get("ignore", 255)
         tree = _nested(section["tree"]) if section.get("tree") else {name: {} for name in labels.values()}

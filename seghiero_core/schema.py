@@ -102,6 +102,9 @@ class DatasetConfig(Section):
 
 
 class ClassesConfig(Section):
+    """`preset` is replaced by what it stands for before validation: a valid section says everything itself."""
+
+    preset: Annotated[None, Field(exclude=True)] = None
     labels: Annotated[dict[int, str], BeforeValidator(_labels)]
     tree: Annotated[Any, BeforeValidator(_tree)] = None
     ignore: Annotated[int, Field(ge=0, le=65535)] = 255

@@ -16,7 +16,7 @@ SOURCES = sorted(path for folder in ("seghiero_core", "seghiero_cli") for path i
 STAGES = [
     "errors",
     "yaml_reader templating new_files",
-    "registry plugins plugin_records published",
+    "class_presets registry plugins plugin_records published",
     "hierarchy",
     "losses.presets",
     "schema config",
