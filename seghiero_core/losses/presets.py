@@ -54,7 +54,7 @@ LOSSES: dict[str, LossEntry] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "marginal": {"marginal_cross_entropy": 1.0},
     "flat": {"leaf_cross_entropy": 1.0},
-    # Li et al., CVPR 2022: focal as in the paper, with the leaf cross-entropy and the three weights of their public code.
+    # Li et al., CVPR 2022: focal as in the paper; the leaf cross-entropy and the three weights as in their public code.
     "hssn": {"focal_tree_min": 5.0, "leaf_cross_entropy": 1.0, "tree_triplet": {"weight": 0.5, "ramp": 1.0}},
     # Li et al., ICCV 2023, section 3.2: the rules weigh 0.2 beside the node-wise binary cross-entropy.
     "logicseg": {"node_bce": 1.0, "tree_rules": 0.2},
