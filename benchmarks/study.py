@@ -1,13 +1,14 @@
 """Which loss, and which decoding: every variant trained with the same backbone, budget and seeds on CamVid.
 
-    python benchmarks/study.py CAMVID [--seeds 3] [--runs runs/study] [--out benchmarks/study.jsonl] [--set key=value]
+    python benchmarks/study.py CAMVID [--losses flat marginal ...] [--seeds 0 1 2] [--runs runs/study] [--set key=value]
     python benchmarks/study.py --table        # the table of what is in --out, without training
 
 CAMVID holds {train,val}/{images,masks}. One line per run goes to --out: the loss, the seed, every setting that is not a
 default of ours, and the measures of each decoding on the validation images at full size. A run that is in the file
 already is not made again, and one that was interrupted goes on where it stopped, so the same command finishes the
-study. The default budget (crops of 160x224 px, 12 epochs) is for two CPU cores; with a GPU give the full one, for
-example `--set training.epochs=100 --set 'transform={size: [360, 480]}'`, and another --out.
+study. The default budget (crops of 160x224 px, 10 epochs) is for two CPU cores, best used by two of these commands at
+once with other losses or seeds and OMP_NUM_THREADS=1; with a GPU give the full one, for example
+`--set training.epochs=100 --set 'transform={size: [360, 480]}'`, and another --out.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ classes:
 backbone: {{type: resnet, depth: 18, output_stride: 16}}
 head: {{type: aspp, proj_dim: 128}}
 transform: {{size: [160, 224], scale: [0.5, 1.0], color_jitter: 0.0}}
-training: {{epochs: 12, batch_size: 8, ema: 0.99, validate_every: 1000, save_every: 1m}}
+training: {{epochs: 10, batch_size: 8, ema: 0.99, validate_every: 1000, save_every: 1m}}
 """
 COLUMNS = ("leaf", "level1", "level2", "accuracy", "distance", "consistency")
 
@@ -86,9 +87,9 @@ def measure(folder: Path) -> dict[str, dict[str, float]]:
 def run(camvid: Path, name: str, seed: int, runs: Path, settings: list[str]) -> dict:
     """Train one loss with one seed, going on from what an interrupted study left, and measure its last checkpoint."""
     runs.mkdir(parents=True, exist_ok=True)
-    file = runs / "study.yaml"
-    file.write_text(CONFIG.format(camvid=json.dumps(str(camvid.resolve()))))
     folder = f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    file = runs / f"{folder}.yaml"
+    file.write_text(CONFIG.format(camvid=json.dumps(str(camvid.resolve()))))
     own = [f"loss={LOSSES[name]}", f"training.seed={seed}", f"output={{dir: {runs.resolve()}, name: {folder}}}"]
     config = load_config(file, [*own, *settings])
     start = time.time()
@@ -118,8 +119,8 @@ def table(rows: list[dict], mode: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("camvid", type=Path, nargs="?")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="", help="a part of the loss's name")
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/study"))
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `seghiero train`")
@@ -130,9 +131,9 @@ def main() -> None:
         if arguments.camvid is None:
             parser.error("give the folder of CamVid, or --table")
         done = {(row["loss"], row["seed"]) for row in rows}
-        for seed in range(arguments.seeds):
-            for name in LOSSES:
-                if (name, seed) in done or arguments.only not in name:
+        for seed in arguments.seeds:
+            for name in arguments.losses:
+                if (name, seed) in done:
                     continue
                 row = run(arguments.camvid, name, seed, arguments.runs, arguments.set)
                 rows.append(row)

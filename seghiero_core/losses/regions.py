@@ -21,11 +21,44 @@ def dice(
     `logits` B,K,H,W over leaves; `target` B,H,W of node indices. Sums go over the pixels of the whole batch, and
     `smooth` (in pixels) is added to both sides of the fraction: 1 - (2 sum(p y) + s) / (sum(p) + sum(y) + s).
     """
-    probability, truth, _ = _leaf_pixels(logits, target, ignore_index)
-    size = truth.sum(dim=1)
-    overlap = (probability * truth).sum(dim=1)
-    score = (2 * overlap + smooth) / (probability.sum(dim=1) + size + smooth).clamp(min=1e-12)
+    logits = widen(logits)
+    classes = logits.shape[1]
+    leaf = target.where((target != ignore_index) & (target < classes), classes)
+    overlap, total = _Overlaps.apply(logits, leaf)
+    size = leaf.flatten().bincount(minlength=classes + 1)[:classes].to(total)
+    score = (2 * overlap + smooth) / (total + size + smooth).clamp(min=1e-12)
     return masked_mean(1 - score, (size > 0).to(score))
+
+
+class _Overlaps(torch.autograd.Function):
+    """Two sums (K) of a softmax p over leaves: of p at the pixels of each leaf, and of p at all pixels that count.
+
+    `logits` B,K,H,W; `leaf` B,H,W is K where a pixel doesn't count. With the sums' gradients a and t, the gradient by
+    p is t + a at the label and t elsewhere, and by the logits p times (that - its mean under p).
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, leaf: Tensor) -> tuple[Tensor, Tensor]:
+        classes = logits.shape[1]
+        leaf = leaf.flatten(1)
+        p = logits.flatten(2).softmax(dim=1)
+        if (leaf == classes).any():
+            p *= (leaf < classes)[:, None]
+        at_label = p.gather(1, leaf.clamp(max=classes - 1)[:, None])  # 0 where a pixel doesn't count
+        overlap = p.new_zeros(classes + 1).scatter_add_(0, leaf.flatten(), at_label.flatten())
+        ctx.save_for_backward(p, leaf, at_label)
+        ctx.shape = logits.shape
+        return overlap[:classes], p.sum(dim=(0, 2))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, of_overlap: Tensor, of_total: Tensor):
+        p, leaf, at_label = ctx.saved_tensors
+        label = leaf.clamp(max=p.shape[1] - 1)[:, None]
+        at_label = at_label * of_overlap.gather(0, label.flatten()).view(label.shape)
+        mean = torch.matmul(of_total, p)[:, None] + at_label
+        grad = (p * of_total[:, None]).scatter_add_(1, label, at_label)
+        return grad.addcmul_(p, mean, value=-1).view(ctx.shape), None
 
 
 def lovasz(logits: Tensor, target: Tensor, hierarchy: Hierarchy, *, ignore_index: int = 255) -> Tensor:
