@@ -38,8 +38,12 @@ LOSSES = {
     "marginal, leaves first": "{terms: {marginal_cross_entropy: {level_weights: [1, 0.3, 0.1]}}}",
     "tree_min": "{terms: {tree_min: 1.0}}",
     "hssn": "{preset: hssn}",
+    "flat, weighted": "{preset: flat, class_weights: auto}",
     "marginal, leaves first, weighted": (
         "{terms: {marginal_cross_entropy: {level_weights: [1, 0.3, 0.1]}}, class_weights: auto}"
+    ),
+    "marginal, leaves first, weighted, dice": (
+        "{terms: {marginal_cross_entropy: {level_weights: [1, 0.3, 0.1]}, dice: 0.5}, class_weights: auto}"
     ),
 }
 CONFIG = """\

@@ -23,7 +23,7 @@ def inputs(channels):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_train(preset):
-    loss = build_loss({"preset": preset}, HIERARCHY)
+    loss = build_loss({"preset": preset}, HIERARCHY, counts=np.arange(11))
     logits, embedding, target = inputs(loss.num_channels)
     total, parts = loss(logits, embedding if loss.uses_embedding else None, target, 1.0)
     total.backward()
@@ -35,14 +35,33 @@ def test_presets_train(preset):
     num_nodes = len(HIERARCHY)
     assert (loss.num_channels, loss.scores) == {
         "marginal": (11, "softmax"),
+        "marginal_dice": (11, "softmax"),
         "flat": (11, "softmax"),
         "hssn": (num_nodes, "sigmoid"),
         "logicseg": (num_nodes, "sigmoid"),
     }[preset]
 
 
-def test_default_is_marginal():
-    assert list(build_loss({}, HIERARCHY).terms) == ["marginal_cross_entropy"]
+def test_default_is_the_marginal_loss_with_dice_and_class_weights():
+    loss = build_loss({}, HIERARCHY, counts=np.arange(11))
+    assert list(loss.terms) == ["marginal_cross_entropy", "dice"] and loss.class_weights is not None
+    assert build_loss({"class_weights": None}, HIERARCHY).class_weights is None
+    assert list(build_loss({"terms": {"dice": 1}}, HIERARCHY).terms) == ["dice"]
+    assert build_loss({"terms": {"dice": 1}}, HIERARCHY).class_weights is None
+
+
+def test_class_weights_that_no_loss_takes_are_a_fault():
+    (fault,) = check_loss_section({"preset": "logicseg", "class_weights": "auto"})
+    assert "none of node_bce, tree_rules takes weights" in fault and "focal" in fault
+
+
+def test_a_ratio_of_levels_is_a_list_of_powers():
+    logits, _, target = inputs(11)
+    by_list, by_ratio = (
+        losses.marginal_cross_entropy(logits, target, HIERARCHY, ignore_index=IGNORE_INDEX, level_weights=weights)
+        for weights in ([1, 0.3, 0.09], 0.3)
+    )
+    torch.testing.assert_close(by_ratio, by_list)
 
 
 def test_leaf_losses_read_the_first_channels_and_options_arrive():

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from seghiero_core.errors import ConfigError
 from seghiero_core.hierarchy import IGNORE_INDEX, Hierarchy
-from seghiero_core.losses.presets import LOSSES, Term, check_loss_section, class_weights, terms_of
+from seghiero_core.losses.presets import (
+    LOSSES,
+    Term,
+    check_loss_section,
+    class_weights,
+    expand_loss_section,
+    terms_of,
+)
 
 
 class HierarchicalLoss:
@@ -87,6 +94,7 @@ def build_loss(
     """
     if faults := check_loss_section(section, hierarchy):
         raise ConfigError("\n".join(faults))
+    section = expand_loss_section(section)
     how = section.get("class_weights")
     if isinstance(how, str) and counts is None:
         raise ConfigError(

@@ -48,7 +48,7 @@ def level_cross_entropy(
     hierarchy: Hierarchy,
     *,
     ignore_index: int = 255,
-    level_weights: Sequence[float] | None = None,
+    level_weights: Sequence[float] | float | None = None,
     class_weight: Tensor | None = None,
 ) -> Tensor:
     """One softmax cross-entropy per level, over the logits of the level's own nodes, averaged over levels.

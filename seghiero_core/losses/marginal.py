@@ -19,7 +19,7 @@ def marginal_cross_entropy(
     hierarchy: Hierarchy,
     *,
     ignore_index: int = 255,
-    level_weights: Sequence[float] | None = None,
+    level_weights: Sequence[float] | float | None = None,
     class_weight: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy at every level, where a class's probability is the sum of its leaves' (one softmax over leaves).
@@ -31,7 +31,8 @@ def marginal_cross_entropy(
 
     where the mean of level l goes over the pixels that have a label at it: one labelled with an inner node counts at
     that node's level and above. Levels are averaged, not summed, so that the loss keeps the scale of a plain
-    cross-entropy whatever the depth. `level_weights` holds v, finest first, all 1 by default. `class_weight` (K) makes
+    cross-entropy whatever the depth. `level_weights` holds v, finest first, or is the ratio of
+    each to the next finer one's; all are 1 by default. `class_weight` (K) makes
     the means weighted; a class of a coarser level weighs the mean of its leaves.
     """
     tree = tree_of(hierarchy, logits.device)

@@ -21,7 +21,7 @@ class LossEntry:
     `module` holds a function of the loss's name. `channels` is what it reads: logits over "leaves" or over "nodes", or
     the "embedding". `scores` says what it makes of logits over nodes (see `seghiero_core.decode`), None where it does
     not read them. `options` are its YAML keys with their defaults; a default of None stands for a list of numbers, one
-    per level. `class_weight` tells whether it takes the weights of leaves.
+    per level, or the ratio of each to the next finer one's. `class_weight` tells whether it takes weights of leaves.
     """
 
     module: str
@@ -52,14 +52,20 @@ LOSSES: dict[str, LossEntry] = {
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "marginal": {"marginal_cross_entropy": 1.0},
-    "flat": {"leaf_cross_entropy": 1.0},
+    "marginal": {"terms": {"marginal_cross_entropy": 1.0}},
+    # The leaves first, rare classes heard, and each class's overlap: the best of benchmarks/study.py.
+    "marginal_dice": {
+        "terms": {"marginal_cross_entropy": {"level_weights": 0.3}, "dice": 0.5},
+        "class_weights": "auto",
+    },
+    "flat": {"terms": {"leaf_cross_entropy": 1.0}},
     # Li et al., CVPR 2022: focal as in the paper; the leaf cross-entropy and the three weights as in their public code.
-    "hssn": {"focal_tree_min": 5.0, "leaf_cross_entropy": 1.0, "tree_triplet": {"weight": 0.5, "ramp": 1.0}},
+    "hssn": {"terms": {"focal_tree_min": 5.0, "leaf_cross_entropy": 1.0, "tree_triplet": {"weight": 0.5, "ramp": 1.0}}},
     # Li et al., ICCV 2023, section 3.2: the rules weigh 0.2 beside the node-wise binary cross-entropy.
-    "logicseg": {"node_bce": 1.0, "tree_rules": 0.2},
+    "logicseg": {"terms": {"node_bce": 1.0, "tree_rules": 0.2}},
 }
-DEFAULT_PRESET = "marginal"
+"""Sections of `loss:`; what is given beside `preset` wins."""
+DEFAULT_PRESET = "marginal_dice"
 CLASS_WEIGHTS = ("auto", "median_frequency")
 
 
@@ -100,18 +106,29 @@ def check_loss_section(section: Mapping[str, Any], hierarchy: Hierarchy | None =
     auxiliary = section.get("auxiliary", 0.0)
     if not _is_number(auxiliary) or auxiliary < 0:
         faults.append(f"loss.auxiliary: expected a weight of at least 0, found {auxiliary!r}.")
-    return faults + _class_weight_faults(section.get("class_weights"), hierarchy)
+    faults += _class_weight_faults(section.get("class_weights"), hierarchy)
+    if not faults and section.get("class_weights") is not None:
+        named = expand_loss_section(section)["terms"]
+        if not any(LOSSES[name].class_weight for name in named):
+            known = ", ".join(name for name, entry in LOSSES.items() if entry.class_weight)
+            faults.append(f"loss.class_weights: none of {', '.join(named)} takes weights; those that do: {known}.")
+    return faults
+
+
+def expand_loss_section(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A checked section with its preset's keys beneath its own; the default preset where it names no losses at all."""
+    if section.get("terms") is not None:
+        return dict(section)
+    own = {key: value for key, value in section.items() if key not in ("preset", "terms")}
+    return PRESETS[section.get("preset") or DEFAULT_PRESET] | own
 
 
 def terms_of(section: Mapping[str, Any]) -> dict[str, Term]:
     """The terms of a `loss:` section, preset or spelled out. Raises ConfigError with all faults."""
     if faults := check_loss_section(section):
         raise ConfigError("\n".join(faults))
-    terms = section.get("terms")
-    if terms is None:
-        terms = PRESETS[section.get("preset") or DEFAULT_PRESET]
     resolved = {}
-    for name, value in terms.items():
+    for name, value in expand_loss_section(section)["terms"].items():
         options = dict(value) if isinstance(value, Mapping) else {"weight": value}
         resolved[name] = Term(float(options.pop("weight", 1.0)), float(options.pop("ramp", 0.0)), options)
     return resolved
@@ -157,9 +174,13 @@ def _term_faults(name: str, value: Any, levels: int | None) -> list[str]:
 
 def _option_fault(key: str, given: Any, default: Any, levels: int | None) -> str | None:
     if default is None:
+        if _is_number(given) and given >= 0:
+            return None
         numbers = isinstance(given, Sequence) and not isinstance(given, str) and all(map(_is_number, given))
         if given is not None and (not numbers or min(given, default=-1) < 0 or sum(given) <= 0):
-            return "expected a list of weights, one per level, finest first"
+            return (
+                "expected a list of weights, one per level, finest first, or one ratio of each to the next finer one's"
+            )
         if given is not None and levels is not None and len(given) != levels:
             return f"expected {levels} weights, one per level"
     elif isinstance(default, int):

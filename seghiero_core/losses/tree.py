@@ -131,13 +131,15 @@ def node_weights(class_weight: Tensor, tree: Tree) -> Tensor:
 def level_shares(
     label: Tensor,
     hierarchy: Hierarchy,
-    level_weights: Sequence[float] | None,
+    level_weights: Sequence[float] | float | None,
     class_weight: Tensor | None,
     like: Tensor,
 ) -> Tensor:
     """L,N+1: what -log P of a pixel counts at each level by its label; over all pixels level l sums to v_l / sum(v)."""
     tree = tree_of(hierarchy, label.device)
-    v = like.new_tensor([1.0] * len(hierarchy.levels) if level_weights is None else list(level_weights))
+    ratio = 1.0 if level_weights is None else level_weights
+    v = [ratio**level for level in range(len(hierarchy.levels))] if isinstance(ratio, int | float) else list(ratio)
+    v = like.new_tensor(v)
     shares = tree.labelled.to(like.dtype)
     if class_weight is not None:
         of_node = node_weights(class_weight, tree).to(like)
