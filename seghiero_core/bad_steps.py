@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from torch import nn
 
 from seghiero_core.errors import DeviceError
 from seghiero_core.run import Notify, Run
@@ -30,6 +31,17 @@ def is_bad(run: Run, passes: Sequence[MicroBatch], norm: float) -> bool:
         return True
     scaler = run.accelerator.scaler
     return not math.isfinite(norm) and (scaler is None or scaler.get_scale() <= LEAST_SCALE)
+
+
+def statistics(model: nn.Module) -> list[torch.Tensor]:
+    """Copies of the buffers, which a forward pass changes (BatchNorm's running statistics) even if its step is bad."""
+    return [buffer.clone() for buffer in model.buffers()]
+
+
+def restore_statistics(model: nn.Module, before: Sequence[torch.Tensor]) -> None:
+    """Put back what `statistics` copied."""
+    for buffer, value in zip(model.buffers(), before, strict=True):
+        buffer.copy_(value)
 
 
 def count_bad_step(

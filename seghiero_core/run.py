@@ -58,6 +58,12 @@ class Run:
     weights: list[dict[str, Any]]  # an event per file that the model starts from
 
     @property
+    def images_per_step(self) -> int:
+        """Of all processes and accumulated batches."""
+        training = self.config.training
+        return training.batch_size * training.gradient_accumulation * self.accelerator.num_processes
+
+    @property
     def total_steps(self) -> int:
         return self.steps_per_epoch * self.config.training.epochs
 
@@ -145,7 +151,7 @@ def prepare(config: Config, notify: Notify = quiet, *, resume: bool = False) -> 
         "processes": accelerator.num_processes,
     }
     augment = Augment(**config.transform.model_dump(), seed=training.seed)
-    loader = train_loader(samples["train"], hierarchy, augment, **loading)
+    loader = train_loader(samples["train"], hierarchy, augment, accumulation=training.gradient_accumulation, **loading)
     sampler = loader.sampler
     val_loader = eval_loader(samples["val"], hierarchy, **loading)
     # The copy for the average is taken before accelerate wraps the model's forward, and before it is compiled.

@@ -12,23 +12,29 @@ from pathlib import Path
 
 from seghiero_core.errors import UsageError
 
+WRITTEN = (
+    *("config.yaml", "metrics.jsonl", "weights.json", "validation.png", "bad_batch.json", "seghiero", "model*.onnx"),
+    *("checkpoints", "best", "last", ".best.*", ".last.*"),
+)
+"""What we write into a run folder, `seghiero` by trackers; nothing else in it is ever removed."""
+
 
 def check_run_folder(folder: Path, *, resume: bool, force: bool) -> None:
     """Raise UsageError where training into `folder` would overwrite what it holds."""
     if resume and force:
         raise UsageError("give either --resume or --force, not both.")
-    holds_run = (folder / "checkpoints").exists()
-    if holds_run and not (resume or force):
+    is_run = (folder / "checkpoints").is_dir()  # made before anything else is written
+    if folder.exists() and not is_run and any(folder.iterdir()):
+        raise UsageError(f"{folder} holds files that are no run; set another output.name.")
+    if is_run and any((folder / "checkpoints").iterdir()) and not (resume or force):
         raise UsageError(
             f"{folder} holds a run; go on with it (--resume), overwrite it (--force), or set another output.name."
         )
-    if folder.exists() and not holds_run and not (folder / "config.yaml").exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} holds files that are no run; set another output.name.")
 
 
 @contextmanager
 def claimed(folder: Path, *, resume: bool, force: bool) -> Iterator[None]:
-    """As a context: `folder` exists, is ours alone, and without `resume` is empty.
+    """As a context: `folder` exists, is ours alone, and without `resume` holds nothing that we write.
 
     Raises UsageError where another process trains into it. The lock is the operating system's on a file beside the
     folder, so it survives the folder's removal and ends with the process, however that ends; a file that a killed
@@ -40,13 +46,21 @@ def claimed(folder: Path, *, resume: bool, force: bool) -> Iterator[None]:
     handle = _lock(path, folder)
     try:
         check_run_folder(folder, resume=resume, force=force)
-        if not resume and folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(exist_ok=True)
+        if not resume:
+            _empty(folder)
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         yield
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def _empty(folder: Path) -> None:
+    for path in [path for pattern in WRITTEN for path in folder.glob(pattern)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _lock(path: Path, folder: Path) -> int:

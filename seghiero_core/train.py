@@ -1,7 +1,7 @@
 """Training: what a run is made of, and the loop, written out from top to bottom.
 
 `train` returns plain values and tells what happens through `notify(event)`; each event is a dict with a key "event":
-data, download, weights, start, step, validation, checkpoint, warning, end. The records of steps and validations are
+data, download, weights, start, step, validation, warning, end. The records of steps and validations are
 also appended to the run's metrics.jsonl.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from seghiero_core import __version__
-from seghiero_core.bad_steps import count_bad_step, is_bad
+from seghiero_core.bad_steps import count_bad_step, is_bad, restore_statistics, statistics
 from seghiero_core.data.loaders import batches
 from seghiero_core.distributed import any_process, mean_over_processes
 from seghiero_core.engine import peak_memory_mib
@@ -55,6 +55,7 @@ def _train(run: Run, folder: Path, resume: bool, notify: Notify) -> dict:
     training, accelerator = run.config.training, run.accelerator
     accelerator.wait_for_everyone()  # until the main process has the folder
     progress = {"step": 0, "epoch": 0, "best": None, "best_step": None, "bad_steps": 0, "first_bad": None}
+    progress |= {"images_per_step": run.images_per_step, "steps_per_epoch": run.steps_per_epoch}
     if resume:
         progress = resume_run(run, folder, progress, notify)
     if accelerator.is_main_process:
@@ -68,16 +69,18 @@ def _train(run: Run, folder: Path, resume: bool, notify: Notify) -> dict:
     record: dict[str, Any] = {}
     passes: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []  # of the step at work: sample indices, loss terms
     saver = Saver(run, folder, progress)
-    step, batch_images = progress["step"], training.batch_size * accelerator.num_processes
+    step = progress["step"]
     with saver.rescue(passes), StopSignal() as stop:
         for epoch in range(progress["epoch"], training.epochs):
             # ── one epoch ────────────────────────────────────────────────────────────────────────────────────────
             done_here = step - epoch * run.steps_per_epoch
-            run.sampler.start_epoch(epoch, start=done_here * training.gradient_accumulation * batch_images)
+            run.sampler.start_epoch(epoch, start=done_here * run.images_per_step)
             set_training_mode(run.model, freeze_norm=training.freeze_norm)
             started = time.perf_counter()
             for batch in batches(run.train_loader):
                 # ── one step: forward, loss, backward, update ────────────────────────────────────────────────────
+                if not passes:
+                    before = statistics(run.model)
                 with accelerator.accumulate(run.model):
                     images = batch["image"]
                     if training.channels_last:
@@ -99,6 +102,7 @@ def _train(run: Run, folder: Path, resume: bool, notify: Notify) -> dict:
                     set_lr(run.optimizer, factor)
                     (bad,) = any_process(accelerator, is_bad(run, passes, norm))
                     if bad:
+                        restore_statistics(run.model, before)
                         count_bad_step(run, folder, progress, passes, notify)
                         run.optimizer.zero_grad()  # without gradients the optimizer changes nothing
                     run.optimizer.step()
@@ -120,7 +124,7 @@ def _train(run: Run, folder: Path, resume: bool, notify: Notify) -> dict:
                     "lr": training.lr * factor,
                     "grad_norm": norm,
                     "seconds": seconds,  # of the whole step, waiting for its data included
-                    "images": batch_images * training.gradient_accumulation,
+                    "images": run.images_per_step,
                     "memory_mib": peak_memory_mib(accelerator.device),
                 }
                 _record(run, folder, record, notify)
@@ -132,14 +136,18 @@ def _train(run: Run, folder: Path, resume: bool, notify: Notify) -> dict:
             # ── validation and checkpoint at the end of the epoch ────────────────────────────────────────────────
             if not run.validates_after(step):
                 continue
-            counted, pictures = evaluate(
+            counted, pictures, stopping = evaluate(
                 run.evaluated_model(),
                 run.val_loader,
                 run.hierarchy,
                 accelerator=accelerator,
                 scores=run.loss.scores,
                 keep=4,
+                stop=lambda: stop.requested,
             )
+            if stopping:
+                saver.save()
+                stop.leave(f"stopped in the validation after step {step}, which --resume makes again.")
             metrics = summary(counted)
             value = _monitored(metrics, training.monitor)
             best = progress["best"] is None or value > progress["best"]
@@ -151,7 +159,7 @@ def _train(run: Run, folder: Path, resume: bool, notify: Notify) -> dict:
             saver.save(metrics | {"epoch": epoch}, best=best)
     accelerator.end_training()
     notify({"event": "end", "folder": folder, "best": progress["best"], "monitor": training.monitor})
-    return record
+    return record or json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])  # of a run that was done
 
 
 def _gradient_norm(run: Run, clip: float | None) -> float:

@@ -29,6 +29,13 @@ def resume_run(run: Run, folder: Path, progress: dict[str, Any], notify: Notify)
     if changed:
         raise ConfigError(f"{folder} was trained with another model or classes; it can't be resumed:\n" + changed)
     tensors, saved = checkpoint.training_state()
+    for what in ("images_per_step", "steps_per_epoch"):
+        if saved[what] != progress[what]:
+            raise ConfigError(
+                f"{folder}: the run has {saved[what]} {what.replace('_', ' ')}, this config {progress[what]}, so that "
+                "its place would be lost. Keep training.batch_size x gradient_accumulation x the number of processes, "
+                "and the training images, as they were."
+            )
     model = run.accelerator.unwrap_model(run.model)
     if run.is_sharded:
         state = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}

@@ -181,3 +181,62 @@ def test_the_running_average_follows_its_formula():
     assert average.model.weight.item() == pytest.approx(weight)
     assert average.model.running_mean.item() == pytest.approx(mean)
     assert average.model.num_batches_tracked == 5
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_with_a_config_of_the_user_is_never_emptied(small, force):
+    (small.parent / "config.yaml").write_text(small.read_text())
+    config = load_config(small.parent / "config.yaml", ["output={dir: ., name: .}"])
+    before = sorted(path for path in small.parent.rglob("*") if not path.name.endswith(".lock"))
+    with pytest.raises(UsageError, match="no run"):
+        train(config, force=force)
+    assert sorted(path for path in small.parent.rglob("*") if not path.name.endswith(".lock")) == before
+
+
+def test_force_removes_what_a_run_wrote_and_nothing_else(small):
+    config = load_config(small, ["training.epochs=1"])
+    train(config)
+    (config.run_dir / "notes.txt").write_text("precious")
+    (config.run_dir / "model.onnx").write_text("of the old weights")
+    old = (config.run_dir / "last").resolve()
+    train(load_config(small, ["training.epochs=1", "training.batch_size=4"]), force=True)
+    assert (config.run_dir / "notes.txt").exists()
+    assert not (config.run_dir / "model.onnx").exists() and not old.exists()
+
+
+def test_a_run_goes_on_with_the_same_images_per_step_only(small):
+    config = load_config(small)
+    with pytest.raises(Interrupted):
+        train(config, notify=StopAt(2))
+    with pytest.raises(ConfigError, match="2 images per step, this config 1"):
+        train(load_config(small, ["training.batch_size=1"]), resume=True)
+    record = train(load_config(small, ["training.batch_size=1", "training.gradient_accumulation=2"]), resume=True)
+    steps = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in steps if row["event"] == "step"] == list(range(1, record["step"] + 1))
+    assert record["event"] == "validation"
+    assert train(load_config(small), resume=True) == json.loads(json.dumps(record))  # it is done: the same again
+
+
+def test_a_stop_in_the_validation_is_answered_there(small, monkeypatch):
+    import signal
+
+    from seghiero_core import evaluate
+    from seghiero_core.metrics import Metrics
+
+    seen = []
+
+    class Interrupting(Metrics):
+        def update(self, *arguments, **options):
+            seen.append(signal.raise_signal(signal.SIGTERM))
+            super().update(*arguments, **options)
+
+    whole = load_config(small, ["output.name=whole", "training.batch_size=1"])
+    train(whole)
+    config = load_config(small, ["training.batch_size=1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "Metrics", Interrupting)
+        with pytest.raises(Interrupted, match="stopped in the validation after step 4"):
+            train(config)
+    assert len(seen) == 1  # of two validation batches
+    assert train(config, resume=True)["event"] == "validation"
+    assert_same(weights(whole.run_dir), weights(config.run_dir))

@@ -41,14 +41,16 @@ class Augment:
 
 
 class EpochSampler(Sampler):
-    """Keys (epoch, index) in an order that depends on (seed, epoch) alone.
+    """Keys (epoch, index) in an order that depends on (seed, epoch) alone, as many as fill whole steps.
 
-    Call `start_epoch` before each pass. It has another name than `set_epoch` on purpose: accelerate's loader calls a
-    method of that name with its own count at every pass, which would undo a resumed position.
+    What is left over after steps of `per_step` samples is dropped; it is other samples in every epoch. Call
+    `start_epoch` before each pass. It has another name than `set_epoch` on purpose: accelerate's loader calls a method
+    of that name with its own count at every pass, which would undo a resumed position.
     """
 
-    def __init__(self, length: int, seed: int) -> None:
+    def __init__(self, length: int, seed: int, per_step: int = 1) -> None:
         self.length, self.seed = length, seed
+        self.used = length - length % per_step if length >= per_step else length
         self.epoch, self.start = 0, 0
 
     def start_epoch(self, epoch: int, start: int = 0) -> None:
@@ -58,10 +60,10 @@ class EpochSampler(Sampler):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order = np.random.default_rng((self.seed, self.epoch, 0, SHUFFLE_STREAM)).permutation(self.length)
         epoch = self.epoch
-        return ((epoch, int(index)) for index in order[self.start :])
+        return ((epoch, int(index)) for index in order[self.start : self.used])
 
     def __len__(self) -> int:
-        return max(0, self.length - self.start)
+        return max(0, self.used - self.start)
 
 
 class SegmentationDataset(Dataset):
@@ -115,13 +117,15 @@ def train_loader(
     workers: int | str = "auto",
     device_type: str = "cpu",
     processes: int = 1,
+    accumulation: int = 1,
 ) -> DataLoader:
     """Shuffled, augmented batches of `batch_size` per process; its `sampler` is the `EpochSampler`.
 
-    The last, short batch of an epoch is dropped where there are enough samples for one full batch per process.
-    `accelerator.prepare` shards it: each process takes every `processes`-th batch.
+    An epoch is whole steps of `batch_size` x `processes` x `accumulation` samples, so that its steps depend on that
+    product alone, where there are samples enough for one. Else short batches are dropped where there is a full one per
+    process. `accelerator.prepare` shards it: each process takes every `processes`-th batch.
     """
-    sampler = EpochSampler(len(samples), augment.seed)
+    sampler = EpochSampler(len(samples), augment.seed, batch_size * processes * accumulation)
     return DataLoader(
         SegmentationDataset(samples, hierarchy, augment),
         batch_size=batch_size,
