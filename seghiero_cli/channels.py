@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from seghiero_cli import console
-from seghiero_core.errors import CheckFailed, UsageError
+from seghiero_core.errors import CheckFailed, UsageError, nearest
 from seghiero_core.registry import BACKBONES, BackboneEntry
 
 EXAMPLE = "Example: seghiero channels convnext --variant tiny --verify"
@@ -35,7 +35,7 @@ def channels(
         options.pop("pretrained")
         chosen = [(entry, str(options.pop(entry.selector, entry.default)))]
     else:
-        entries = [BACKBONES.get(type_)] if type_ else [BACKBONES.get(name) for name in BACKBONES.names()]
+        entries = [BACKBONES.get(type_)] if type_ else _having(depth, variant)
         chosen = [(entry, name) for entry in entries for name in _chosen(entry, depth, variant)]
     rows = [_row(entry, name, options) for entry, name in chosen]
     if verify:
@@ -72,6 +72,23 @@ def channels(
         raise CheckFailed("\n".join(faults))
     if verify:
         console.note("verified: each network's features have these channels and strides, and every head takes them")
+
+
+def _having(depth: str | None, variant: str | None) -> list[BackboneEntry]:
+    """The backbones that have the depth or variant, all where neither is given. Raises UsageError where none has it."""
+    entries = [BACKBONES.get(name) for name in BACKBONES.names()]
+    given = {selector: name for selector, name in (("depth", depth), ("variant", variant)) if name is not None}
+    if len(given) > 1:
+        raise UsageError("channels: no backbone is chosen by both --depth and --variant; give one of them.")
+    for selector, name in given.items():
+        entries = [entry for entry in entries if entry.selector == selector]
+        known = [each for entry in entries for each in entry.variants]
+        if name not in known:
+            raise UsageError(
+                f"channels: no backbone has the {selector} '{name}'.{nearest(name, known)} Known: {', '.join(known)}."
+            )
+        entries = [entry for entry in entries if name in entry.variants]
+    return entries
 
 
 def _chosen(entry: BackboneEntry, depth: str | None, variant: str | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,13 @@ from typing import Any
 
 debug = False
 """Set by --debug: errors are raised with their traceback instead of printed."""
+command = ""
+"""The command that runs; the advice of some errors depends on it."""
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that speaks, of several that a launcher started."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def result(text: str = "") -> None:

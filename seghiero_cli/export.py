@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from seghiero_cli import console
+from seghiero_cli.decoding import DECODE_HELP, UNDECIDED_HELP
 
 EXAMPLE = "Example: seghiero export runs/cfg --onnx --out street.onnx --json"
 
@@ -25,10 +26,16 @@ def export(
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision inside.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit, calibrated on the data set.")] = False,
-    input_type: Annotated[str, typer.Option("--input", help="uint8, or float32 with the same 0..255.")] = "uint8",
-    outputs: Annotated[str, typer.Option(help="masks (classes and confidence per level) or logits.")] = "masks",
-    decode: Annotated[str, typer.Option(help="How logits become classes: see README, decoding.")] = "leaf",
-    opset: Annotated[int, typer.Option(help="ONNX operator set, 18 to 23.")] = 20,
+    input_type: Annotated[
+        str | None, typer.Option("--input", help="uint8 (when left out), or float32 with the same 0..255.")
+    ] = None,
+    outputs: Annotated[
+        str | None,
+        typer.Option(help="masks (when left out): classes and confidence per level; or logits."),
+    ] = None,
+    decode: Annotated[str | None, typer.Option(help=f"{DECODE_HELP} Left out: leaf.")] = None,
+    confidence: Annotated[float | None, typer.Option(help=UNDECIDED_HELP)] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set, 18 to 23; 20 when left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Write one file that needs nothing else, and check that it gives the network's answers."""
@@ -38,15 +45,15 @@ def export(
 
     if fp16 and int8:
         raise UsageError("give either --fp16 or --int8, not both.")
-    if hf and (onnx or out or fp16 or int8):
-        raise UsageError("--hf writes a folder of float32 weights; give it without --onnx, --out, --fp16 and --int8.")
-    options = ExportOptions(
-        precision="fp16" if fp16 else "int8" if int8 else "fp32",
-        input=input_type,
-        outputs=outputs,
-        mode=decode,
-        opset=opset,
-    )
+    values = {"input": input_type, "outputs": outputs, "mode": decode, "confidence": confidence, "opset": opset}
+    given = {name: value for name, value in values.items() if value is not None}
+    if hf:
+        flags = {"onnx": onnx, "out": out, "fp16": fp16, "int8": int8}
+        names = [name for name, value in flags.items() if value] + list(given)
+        if names:
+            refused = ", ".join("--decode" if name == "mode" else f"--{name}" for name in names)
+            raise UsageError(f"--hf writes a folder of float32 weights that gives logits; leave out {refused}.")
+    options = ExportOptions(precision="fp16" if fp16 else "int8" if int8 else "fp32", **given)
     folder = find_checkpoint(checkpoint)
     if checkpoint is None:
         console.note(f"no checkpoint named: using the newest run, {folder}")

@@ -59,6 +59,7 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
@@ -69,7 +70,7 @@ def options(
     ] = None,
     no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load no plugins at all.")] = False,
 ) -> None:
-    console.debug = debug
+    console.debug, console.command = debug, context.invoked_subcommand or ""
     plugins.use_plugins(plugin or [], enabled=not no_plugins)
 
 
@@ -84,14 +85,14 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         _fail(_explained(error), 4, error)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
+    except (RuntimeError, MemoryError) as error:
+        if "torch" not in sys.modules:
             raise
-        _fail(
-            "the device ran out of memory; use a smaller --batch-size or --tile, or --device cpu.",
-            4,
-            error,
-        )
+        from seghiero_core.memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        _fail(_less_memory(error), 4, error)
 
 
 def _explained(error: OSError) -> str:
@@ -102,6 +103,18 @@ def _explained(error: OSError) -> str:
         errno.EROFS: "the file system is read-only; choose another folder (output.dir, --out).",
     }
     return where + advice.get(error.errno, error.strerror or str(error))
+
+
+def _less_memory(error: BaseException) -> str:
+    advice = {
+        "eval": "a smaller --batch-size",
+        "predict": "a smaller --batch-size or --tile",
+        "train": "a smaller training.batch_size, transform.size or backbone",
+    }
+    tries = advice.get(console.command, "a smaller network, or a machine with more memory")
+    if type(error).__name__ != "OutOfMemoryError":
+        return f"this machine ran out of memory; use {tries}."
+    return f"the GPU ran out of memory; use {tries}{', or --device cpu' if '--' in tries else ''}."
 
 
 def _fail(message: str, code: int, error: BaseException) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from seghiero_cli import console
@@ -15,6 +16,8 @@ def print_levels(metrics: dict[str, Any]) -> None:
             (entry["name"], percent(entry["iou"]), f"{100 * entry['pixels'] / total:.2f}") for entry in level["classes"]
         ]
         title = f"{level['name']}: mIoU {percent(level['miou'])}, pixel accuracy {percent(level['pixel_accuracy'])}"
+        if "miou_without_background" in level:
+            title += f", mIoU without {metrics['background']} {percent(level['miou_without_background'])}"
         console.table(title, ("class", "IoU %", "pixels %"), rows, right=(1, 2))
 
 
@@ -33,6 +36,18 @@ def print_summary(metrics: dict[str, Any]) -> None:
     if worst:
         rows = [(c["truth"], c["predicted"], percent(c["share"])) for c in worst]
         console.table("worst confusions", ("truth", "taken for", "share of the truth's pixels, %"), rows, right=(2,))
+
+
+def print_back_off(curve: Sequence[dict[str, float | None]], confidence: float) -> None:
+    """What thresholds on the confidence do, among them the one that was asked for, to two decimals."""
+    shown = {0, 50, 75, 90, 95, 99, min(99, round(100 * confidence))}
+    rows = [
+        (f"{row['threshold']:.2f}", percent(row["coverage"]), percent(row["specificity"]), percent(row["accuracy"]))
+        for number, row in enumerate(curve)
+        if number in shown
+    ]
+    columns = ("threshold", "pixels with a node %", "levels that they get %", "right %")
+    console.table("back-off, over pixels labelled with a leaf", columns, rows, right=(0, 1, 2, 3))
 
 
 def percent(fraction: float | None) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from seghiero_cli import console
+from seghiero_cli.decoding import DECODE_HELP, UNDECIDED_HELP
 
 EXAMPLE = "Example: seghiero predict runs/cfg photos/ --out predictions --tta flip --skip-existing"
 
@@ -26,7 +27,12 @@ def predict(
     overlap: Annotated[int, typer.Option(min=1, help="What neighbouring tiles share, px.")] = 128,
     tta: Annotated[str, typer.Option(help="Average over flip, scales, or flip,scales.")] = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one size, or tiles, computed together.")] = 1,
-    decode: Annotated[str | None, typer.Option(help="How logits become classes; leaf when left out.")] = None,
+    decode: Annotated[
+        str | None, typer.Option(help=f"{DECODE_HELP} Left out: leaf, or what the ONNX file was exported with.")
+    ] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help=f"{UNDECIDED_HELP} Left out: never, or what the ONNX file was exported with.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also save every score, as .npz.")] = False,
     skip_existing: Annotated[
@@ -43,7 +49,14 @@ def predict(
     jobs = find_jobs(inputs, out)
     names = [name for name in tta.split(",") if name]
     predictor = load(
-        checkpoint, device=device, mode=decode, tile=tile, overlap=overlap, tta=names, batch_size=batch_size
+        checkpoint,
+        device=device,
+        mode=decode,
+        confidence=confidence,
+        tile=tile,
+        overlap=overlap,
+        tta=names,
+        batch_size=batch_size,
     )
     progress = _Progress(len(jobs))
     failed: list[str] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +41,7 @@ def show_dry_run(config, *, resume: bool, force: bool, as_json: bool) -> None:
 
     with TrainingView() as view:
         facts = dry_run(config, resume=resume, force=force, notify=view)
-    if int(os.environ.get("RANK", "0")):
+    if not console.is_main_process():
         return
     if as_json:
         console.result_json(facts)
@@ -68,7 +67,7 @@ def run_training(config, *, resume: bool = False, force: bool = False, as_json: 
 
     with TrainingView() as view:
         record = training.train(config, resume=resume, force=force, notify=view)
-    if int(os.environ.get("RANK", "0")):
+    if not console.is_main_process():
         return  # one process of several speaks
     if as_json:
         console.result_json(record.get("metrics"))

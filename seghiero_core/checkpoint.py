@@ -135,7 +135,7 @@ def repair_run(run: Path, whole: Path, damaged: Sequence[Path], *, best: bool) -
 
 
 def find_checkpoint(path: str | Path | None, runs: Path = Path("runs")) -> Path:
-    """The checkpoint folder or .safetensors file meant by `path`: a run folder stands for its `best`.
+    """The checkpoint folder meant by `path`: a run folder stands for its `best`, a model.safetensors for its folder.
 
     Left out, it is that of the newest run below `runs`. Raises UsageError where there is none.
     """
@@ -148,8 +148,8 @@ def find_checkpoint(path: str | Path | None, runs: Path = Path("runs")) -> Path:
     if not path.exists():
         raise UsageError(f"{path}: there is no such run folder or checkpoint.")
     if path.is_file():
-        if path.suffix != ".safetensors":
-            raise UsageError(f"{path} is no checkpoint; name a run folder, a checkpoint folder or a .safetensors file.")
+        if path.name != "model.safetensors":
+            raise UsageError(f"{path} is no checkpoint; name a run folder, a checkpoint folder or a model.safetensors.")
         return path.parent
     if (path / "model.safetensors").exists():
         return path

@@ -73,6 +73,11 @@ def parse_config(
         from seghiero_core.losses.presets import check_loss_section
 
         faults += [f"{place(('loss',))}: {text}" for text in check_loss_section(data.get("loss") or {}, hierarchy)]
+    if hierarchy and config:
+        known, monitor = ("mean_miou", *(level.name for level in hierarchy.levels)), config.training.monitor
+        if monitor not in known:
+            text = f"there is no '{monitor}'.{nearest(monitor, known)} Known: {', '.join(known)}."
+            faults.append(f"{place(('training', 'monitor'))}: training.monitor: {text}")
     if config and config.init_from and config.backbone.pretrained:
         text = "brings the backbone's weights with it; set backbone.pretrained: false, or leave init_from out."
         faults.append(f"{place(('init_from',))}: init_from: {text}")

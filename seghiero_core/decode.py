@@ -15,25 +15,18 @@ Everything here is plain tensor arithmetic without branches on data, so that it 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from seghiero_core.decodings import check_decoding, undecided_id
 from seghiero_core.errors import UsageError, nearest
 from seghiero_core.hierarchy import Hierarchy
 
 SCORES = ("softmax", "levels", "siblings", "sigmoid")
-MODES = {
-    "leaf": "the best leaf; every coarser level follows from it (coherent)",
-    "per_level": "the best class of each level on its own (levels may disagree)",
-    "top_down": "the best class of the coarsest level, then the best below it, and so on (coherent)",
-    "best_path": "the leaf with the greatest product of scores along its path (coherent)",
-    "best_path_sum": "the leaf with the greatest sum of scores along its path (coherent)",
-    "best_path_min": "the leaf whose lowest score along its path is greatest (coherent)",
-    "expected_cost": "the leaf with the least expected tree distance to the truth (coherent)",
-}
 
 
 class Decoded(NamedTuple):
@@ -57,18 +50,19 @@ def decode(
     *,
     scores: str = "softmax",
 ) -> Decoded:
-    """Decode logits B,K,H,W over leaves or B,N,H,W over nodes; `mode` is one of MODES, `scores` one of SCORES.
+    """Decode logits B,K,H,W over leaves or B,N,H,W over nodes; `mode` is one of `decodings.MODES`, `scores`
+    one of SCORES.
 
     `best_path*` is the inference of Li et al. (CVPR 2022, eq. 6) with a choice of how a path adds up; a leaf that
     stands for itself at several levels counts in each, so that paths are of one length. `expected_cost` is
     Karthik et al., "No Cost Likelihood Manipulation at Test Time" (ICLR 2021). With `confidence` (a threshold in 0..1)
     a prediction backs off along its path to the deepest node whose score reaches it; see `back_off`.
 
-    Raises UsageError for an unknown mode, a number of channels that is neither K nor N, scores that need N channels
-    where there are K, and `expected_cost` on sigmoid scores, which are no distribution over leaves.
+    Raises UsageError for an unknown mode, a threshold outside 0..1, a number of channels that is neither K nor N,
+    scores that need N channels where there are K, and `expected_cost` on sigmoid scores, which are no distribution
+    over leaves.
     """
-    if mode not in MODES:
-        raise UsageError(f"there is no decoding '{mode}'.{nearest(mode, MODES)} Known: {', '.join(MODES)}.")
+    check_decoding(mode, confidence)
     if mode == "expected_cost" and scores == "sigmoid":
         raise UsageError(
             "decoding 'expected_cost' needs a distribution over the leaves, and this model was trained with a loss of "
@@ -81,7 +75,7 @@ def decode(
         ids = _top_down(by_level, hierarchy)
     else:
         leaf = _leaf_scores(by_level, hierarchy, mode).argmax(dim=1)
-        ids = [_constant(table, logits)[leaf] for table in hierarchy.leaf_to_level]
+        ids = [table[leaf] for table in level_tables(hierarchy, logits.device).leaf_to_level]
     picked = [score.gather(1, of_level[:, None])[:, 0] for score, of_level in zip(by_level, ids, strict=True)]
     decoded = Decoded(tuple(ids), tuple(picked))
     return decoded if confidence is None else back_off(decoded, confidence)
@@ -98,6 +92,11 @@ def back_off(decoded: Decoded, threshold: float) -> Decoded:
         passed = passed | (score >= threshold)
         ids.append(of_level.where(passed, -1))
     return Decoded(tuple(ids), decoded.confidence)
+
+
+def written_ids(decoded: Decoded, hierarchy: Hierarchy) -> tuple[Tensor, ...]:
+    """The ids as files hold them: `undecided_id` in place of -1."""
+    return tuple(ids.where(ids >= 0, undecided_id(hierarchy)) for ids in decoded.ids)
 
 
 def level_scores(logits: Tensor, hierarchy: Hierarchy, scores: str = "softmax") -> list[Tensor]:
@@ -122,14 +121,13 @@ def level_scores(logits: Tensor, hierarchy: Hierarchy, scores: str = "softmax") 
         by_node = logits.sigmoid()
         return [by_node[:, list(level.nodes)] for level in hierarchy.levels]
     leaf = logits[:, :num_leaves].softmax(dim=1) if scores == "softmax" else _products(logits, hierarchy)
-    return [leaf, *(_sum_leaves(leaf, table) for table in hierarchy.leaf_to_level[1:])]
+    return [leaf, *(_sum_leaves(leaf, member) for member in level_tables(hierarchy, leaf.device).members)]
 
 
-def _sum_leaves(leaf: Tensor, leaf_to_class: np.ndarray) -> Tensor:
+def _sum_leaves(leaf: Tensor, member: Tensor) -> Tensor:
     """B,K,H,W probabilities of leaves to B,C,H,W of the classes above them; a product, as export likes it."""
-    member = leaf_to_class[None] == np.arange(leaf_to_class.max() + 1)[:, None]
     with torch.autocast(leaf.device.type, enabled=False):
-        summed = _constant(member, leaf).to(leaf.dtype) @ leaf.flatten(2)
+        summed = member.to(leaf.dtype) @ leaf.flatten(2)
     return summed.unflatten(2, leaf.shape[2:]).clamp(max=1)
 
 
@@ -149,13 +147,12 @@ def _leaf_scores(by_level: list[Tensor], hierarchy: Hierarchy, mode: str) -> Ten
     if mode == "leaf":
         return by_level[0]
     if mode == "expected_cost":
-        num_leaves = len(hierarchy.leaves)
-        cost = _constant(hierarchy.distance[:num_leaves, :num_leaves], by_level[0]).to(by_level[0].dtype)
+        cost = _costs(hierarchy, by_level[0].device).to(by_level[0].dtype)
         with torch.autocast(cost.device.type, enabled=False):
             return -(cost @ by_level[0].flatten(2)).unflatten(2, by_level[0].shape[2:])
     total = None
-    for score, table in zip(by_level, hierarchy.leaf_to_level, strict=True):
-        along = score[:, table.tolist()]
+    for score, table in zip(by_level, level_tables(hierarchy, by_level[0].device).leaf_to_level, strict=True):
+        along = score[:, table]
         if total is None:
             total = along
         elif mode == "best_path_min":
@@ -167,14 +164,50 @@ def _leaf_scores(by_level: list[Tensor], hierarchy: Hierarchy, mode: str) -> Ten
 
 def _top_down(by_level: list[Tensor], hierarchy: Hierarchy) -> list[Tensor]:
     """Class numbers per level, finest first, each chosen among the classes under the one chosen above it."""
-    ids = [by_level[-1].argmax(dim=1)]
+    above, ids = level_tables(hierarchy, by_level[0].device).above, [by_level[-1].argmax(dim=1)]
     for level in range(len(by_level) - 2, -1, -1):
-        above = np.zeros(by_level[level].shape[1], dtype=np.int64)
-        above[hierarchy.leaf_to_level[level]] = hierarchy.leaf_to_level[level + 1]
-        under = _constant(above, by_level[level])[:, None, None] == ids[0][:, None]
+        under = above[level][:, None, None] == ids[0][:, None]
         ids.insert(0, by_level[level].where(under, -1).argmax(dim=1))
     return ids
 
 
-def _constant(array: np.ndarray, like: Tensor) -> Tensor:
-    return torch.tensor(array.tolist(), device=like.device)
+class LevelTables(NamedTuple):
+    """How classes of neighbouring levels belong together, on one device; K leaves, L levels with C classes."""
+
+    leaf_to_level: tuple[Tensor, ...]
+    """L tensors (K): the class of each leaf."""
+    members: tuple[Tensor, ...]
+    """Of the levels above the leaves: C,K float32, 1 where a leaf belongs to a class."""
+    above: tuple[Tensor, ...]
+    """L-1 tensors (C): the class at the next level that each class belongs to."""
+
+
+def _make_tables(hierarchy: Hierarchy, device: torch.device) -> LevelTables:
+    members, above = [], []
+    for finer, coarser in zip(hierarchy.leaf_to_level[:-1], hierarchy.leaf_to_level[1:], strict=True):
+        table = np.zeros(finer.max() + 1, dtype=np.int64)
+        table[finer] = coarser
+        above.append(torch.tensor(table, device=device))
+        member = coarser[None] == np.arange(coarser.max() + 1)[:, None]
+        members.append(torch.tensor(member.astype(np.float32), device=device))
+    leaf_to_level = tuple(torch.tensor(table, device=device) for table in hierarchy.leaf_to_level)
+    return LevelTables(leaf_to_level, tuple(members), tuple(above))
+
+
+def _make_costs(hierarchy: Hierarchy, device: torch.device) -> Tensor:
+    """K,K float32: edges between two leaves."""
+    leaves = len(hierarchy.leaves)
+    return torch.tensor(hierarchy.distance[:leaves, :leaves].astype(np.float32), device=device)
+
+
+_kept_tables = functools.lru_cache(maxsize=32)(torch.inference_mode(False)(_make_tables))
+_kept_costs = functools.lru_cache(maxsize=8)(torch.inference_mode(False)(_make_costs))
+
+
+def level_tables(hierarchy: Hierarchy, device: torch.device) -> LevelTables:
+    """The tables of `hierarchy` on `device`, built once; while a graph is traced anew, as they then belong to it."""
+    return (_make_tables if torch.compiler.is_compiling() else _kept_tables)(hierarchy, device)
+
+
+def _costs(hierarchy: Hierarchy, device: torch.device) -> Tensor:
+    return (_make_costs if torch.compiler.is_compiling() else _kept_costs)(hierarchy, device)

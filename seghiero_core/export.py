@@ -14,7 +14,7 @@ import torch
 
 from seghiero_core import __version__
 from seghiero_core.checkpoint import Checkpoint
-from seghiero_core.decode import MODES
+from seghiero_core.decodings import MODES, check_decoding, undecided_id
 from seghiero_core.errors import UsageError, nearest
 from seghiero_core.export_check import calibration_images, check
 from seghiero_core.export_graph import (
@@ -43,6 +43,7 @@ class ExportOptions:
         input: uint8, or float32 with the same values 0..255.
         outputs: "masks" (ids and confidence of every level) or "logits".
         mode: a decoding of MODES.
+        confidence: a threshold in 0..1 to back off from, see `decode`; None or 0 for none.
         opset: of OPSETS.
     """
 
@@ -50,6 +51,7 @@ class ExportOptions:
     input: str = "uint8"
     outputs: str = "masks"
     mode: str = "leaf"
+    confidence: float | None = None
     opset: int = DEFAULT_OPSET
 
     def check(self) -> None:
@@ -62,6 +64,7 @@ class ExportOptions:
         ):
             if value not in known:
                 raise UsageError(f"{flag} {value}: unknown.{nearest(value, known)} Known: {', '.join(known)}.")
+        check_decoding(self.mode, self.confidence)
 
 
 def export_onnx(folder: Path, out: Path, options: ExportOptions) -> dict[str, Any]:
@@ -72,7 +75,7 @@ def export_onnx(folder: Path, out: Path, options: ExportOptions) -> dict[str, An
     """
     options.check()
     checkpoint, hierarchy, scores, network = load_trained(folder, "cpu")
-    model = DecodedModel(network, hierarchy, scores, options.mode).eval()
+    model = DecodedModel(network, hierarchy, scores, options.mode, options.confidence or None).eval()
     with torch.no_grad():  # also raises here, not in the midst of tracing, where the decoding doesn't fit the scores
         channels = model(torch.zeros(1, 3, 64, 64))[0].shape[1]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +126,13 @@ def _graph(model: DecodedModel, channels: int, checkpoint: Checkpoint, options: 
         {
             **class_metadata(hierarchy),
             "normalization": {"mean": mean.tolist(), "std": std.tolist()},
-            "decoding": {"mode": options.mode, "scores": model.scores, "channels": channels},
+            "decoding": {
+                "mode": options.mode,
+                "scores": model.scores,
+                "channels": channels,
+                "confidence": model.confidence,
+                "undecided": None if model.confidence is None else undecided_id(hierarchy),
+            },
             "seghiero_version": __version__,
             "config_sha256": hashlib.sha256((checkpoint.folder / "config.yaml").read_bytes()).hexdigest(),
         },

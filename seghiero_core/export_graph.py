@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from seghiero_core import __version__
-from seghiero_core.decode import Decoded, decode
+from seghiero_core.decode import Decoded, decode, written_ids
 from seghiero_core.errors import CheckFailed
 from seghiero_core.hierarchy import Hierarchy
 
@@ -23,20 +23,28 @@ EXAMPLE_SIZE = (97, 131)
 
 
 class DecodedModel(nn.Module):
-    """Images B,3,H,W -> logits B,C,H,W, then ids B,H,W int64 of every level, then confidence B,H,W of every level."""
+    """Images B,3,H,W -> logits B,C,H,W, then ids B,H,W int64 of every level, then confidence B,H,W of every level.
 
-    def __init__(self, model: nn.Module, hierarchy: Hierarchy, scores: str, mode: str):
+    With `confidence`, a threshold in 0..1, predictions back off as in `decode`; ids are then as in `written_ids`.
+    """
+
+    def __init__(self, model: nn.Module, hierarchy: Hierarchy, scores: str, mode: str, confidence: float | None = None):
         super().__init__()
         self.model, self.hierarchy, self.scores, self.mode = model, hierarchy, scores, mode
+        self.confidence = confidence
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         logits = self.model(image).logits.float()
         decoded = self.decode(logits)
-        return logits, *decoded.ids, *decoded.confidence
+        return logits, *self.written(decoded), *decoded.confidence
 
     def decode(self, logits: Tensor) -> Decoded:
-        """Classes and confidence of logits B,C,H,W."""
-        return decode(logits, self.hierarchy, self.mode, scores=self.scores)
+        """Classes and confidence of logits B,C,H,W; -1 where it backed off."""
+        return decode(logits, self.hierarchy, self.mode, self.confidence, scores=self.scores)
+
+    def written(self, decoded: Decoded) -> tuple[Tensor, ...]:
+        """The ids as the file gives them."""
+        return decoded.ids if self.confidence is None else written_ids(decoded, self.hierarchy)
 
 
 class HalfPrecision(nn.Module):

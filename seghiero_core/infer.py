@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from seghiero_core.checkpoint import find_checkpoint
-from seghiero_core.decode import MODES, decode, level_scores
+from seghiero_core.decode import decode, level_scores, written_ids
+from seghiero_core.decodings import Decoding, check_decoding, undecided_id
 from seghiero_core.engine import check_device
-from seghiero_core.errors import UsageError, nearest
+from seghiero_core.errors import UsageError
 from seghiero_core.hierarchy import Hierarchy
 from seghiero_core.pictures import Picture, open_picture
 from seghiero_core.tiles import ALIGNMENT, Forward, tiled_logits, to_batch
@@ -40,7 +41,8 @@ class Prediction:
     """Of one image, by level name, finest level first.
 
     Attributes:
-        ids: H,W whole numbers each, the class's position in `hierarchy.level_names(level)`.
+        ids: H,W whole numbers each, the class's position in `hierarchy.level_names(level)`; `Predictor.undecided` where
+            the prediction backed off to a coarser level.
         confidence: H,W float32 each, the score in 0..1 of that class.
     """
 
@@ -63,7 +65,7 @@ class Predictor:
 
     Attributes:
         forward: images B,3,H,W uint8 -> logits B,C,H,W float32.
-        scores, mode: how logits become classes, see `decode`.
+        scores, mode, confidence: how logits become classes, see `decode`.
         tile: side of the sliding window's tiles in px, or None: then images up to WHOLE_PIXELS are done whole and
             larger ones in tiles of TILE.
         overlap: what neighbouring tiles share, px.
@@ -74,6 +76,7 @@ class Predictor:
     forward: Forward
     scores: str = "softmax"
     mode: str = "leaf"
+    confidence: float | None = None
     tile: int | None = None
     overlap: int = OVERLAP
     batch_size: int = 1
@@ -88,6 +91,11 @@ class Predictor:
         ids = (np.concatenate(parts) for parts in zip(*(strip.ids for strip in strips), strict=True))
         confidence = (np.concatenate(parts) for parts in zip(*(strip.confidence for strip in strips), strict=True))
         return Prediction(dict(zip(names, ids, strict=True)), dict(zip(names, confidence, strict=True)))
+
+    @property
+    def undecided(self) -> int | None:
+        """What ids hold where a prediction backed off; None where there is no threshold to back off from."""
+        return None if self.confidence is None else undecided_id(self.hierarchy)
 
     def is_tiled(self, picture: Picture) -> bool:
         """Whether a picture is too large to be done in one piece."""
@@ -120,9 +128,11 @@ class Predictor:
 
     @torch.inference_mode()
     def _decoded(self, top: int, logits: Tensor, scores: bool) -> list[Strip]:
-        decoded = decode(logits, self.hierarchy, self.mode, scores=self.scores)
-        largest = max(len(level.nodes) for level in self.hierarchy.levels)
-        ids = [of_level.cpu().numpy().astype(np.uint8 if largest <= 256 else np.uint16) for of_level in decoded.ids]
+        decoded = decode(logits, self.hierarchy, self.mode, self.confidence, scores=self.scores)
+        undecided, largest = self.undecided, max(len(level.nodes) for level in self.hierarchy.levels) - 1
+        dtype = np.uint8 if max(largest, undecided or 0) <= 255 else np.uint16
+        written = decoded.ids if undecided is None else written_ids(decoded, self.hierarchy)
+        ids = [of_level.cpu().numpy().astype(dtype) for of_level in written]
         confidence = [of_level.cpu().numpy() for of_level in decoded.confidence]
         by_level = [s.half().cpu().numpy() for s in level_scores(logits, self.hierarchy, self.scores)] if scores else []
         return [
@@ -136,6 +146,7 @@ def load(
     *,
     device: str = "auto",
     mode: str | None = None,
+    confidence: float | None = None,
     tile: int | None = None,
     overlap: int = OVERLAP,
     tta: Sequence[str] = (),
@@ -145,15 +156,16 @@ def load(
 
     Args:
         device: auto, cpu, cuda, cuda:N or mps.
-        mode: a decoding of MODES; left out, "leaf", or what an ONNX file was exported with.
+        mode: a decoding of `decodings.MODES`; left out, "leaf", or what an ONNX file was exported with.
+        confidence: a threshold in 0..1 to back off from (see `decode`), 0 for none; left out, none, or what an ONNX
+            file was exported with.
         tile, overlap, batch_size: see Predictor; the sides are rounded up to multiples of 32 px.
         tta: any of "flip" and "scales".
 
-    Raises UsageError where there is no such file, decoding or augmentation, or tiles don't go together;
+    Raises UsageError where there is no such file, decoding, threshold or augmentation, or tiles don't go together;
     CheckpointError where the file is damaged or of another version; DeviceError for a device that isn't there.
     """
-    if mode is not None and mode not in MODES:
-        raise UsageError(f"there is no decoding '{mode}'.{nearest(mode, MODES)} Known: {', '.join(MODES)}.")
+    check_decoding(mode or "leaf", confidence)
     overlap = -(-overlap // ALIGNMENT) * ALIGNMENT
     tile = None if tile is None else -(-tile // ALIGNMENT) * ALIGNMENT
     if overlap < ALIGNMENT or 2 * overlap > (tile or TILE):
@@ -166,21 +178,23 @@ def load(
     if Path(path).suffix == ".onnx":
         from seghiero_core.onnx_file import open_onnx
 
-        hierarchy, scores, exported_mode, forward = open_onnx(Path(path), check_device(device))
+        hierarchy, scores, exported, forward = open_onnx(Path(path), check_device(device))
     else:
-        hierarchy, scores, exported_mode, forward = _open_checkpoint(path, check_device(device))
+        hierarchy, scores, exported, forward = _open_checkpoint(path, check_device(device))
+    threshold = exported.confidence if confidence is None else confidence
     return Predictor(
         hierarchy=hierarchy,
         forward=with_augmentation(forward, tta),
         scores=scores,
-        mode=mode or exported_mode,
+        mode=mode or exported.mode,
+        confidence=threshold or None,  # every score reaches 0
         tile=tile,
         overlap=overlap,
         batch_size=batch_size,
     )
 
 
-def _open_checkpoint(path: str | Path, device: str) -> tuple[Hierarchy, str, str, Forward]:
+def _open_checkpoint(path: str | Path, device: str) -> tuple[Hierarchy, str, Decoding, Forward]:
     checkpoint, hierarchy, scores, model = load_trained(find_checkpoint(path), device)
     layout = torch.channels_last if checkpoint.config.training.channels_last else torch.contiguous_format
 
@@ -188,7 +202,7 @@ def _open_checkpoint(path: str | Path, device: str) -> tuple[Hierarchy, str, str
     def forward(images: Tensor) -> Tensor:
         return model(images.to(device).contiguous(memory_format=layout)).logits.float()
 
-    return hierarchy, scores, "leaf", forward
+    return hierarchy, scores, Decoding(), forward
 
 
 def _nth(by_level: list[np.ndarray], i: int) -> tuple[np.ndarray, ...]:

@@ -26,8 +26,8 @@ ALLOCATOR = 1.5  # what a CPU step takes over the tensors that it keeps: workspa
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is PyTorch's for a device or a host whose memory is used up."""
-    return isinstance(error, torch.OutOfMemoryError) or (
+    """Whether `error` is that of PyTorch or Python for a device or a host whose memory is used up."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
 

@@ -6,19 +6,43 @@ reduced by adding their `counts`, and no mean is ever taken of a batch's means.
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from seghiero_core.decode import Decoded
+from seghiero_core.decode import Decoded, back_off, level_tables
 from seghiero_core.hierarchy import IGNORE_INDEX, Hierarchy
 
 ECE_BINS = 15
 CURVE_BINS = 100
 _UNIT = 2**20  # a confidence of 1 in the whole numbers that are summed
+
+
+class _Tree(NamedTuple):
+    """Index tensors of a hierarchy on one device: N nodes, L levels with C[l] classes."""
+
+    class_of: Tensor
+    """L,N: the class number of a label at each level, -1 where the label is coarser."""
+    nodes: tuple[Tensor, ...]
+    """L tensors (C[l]): the node of each class."""
+    edges: Tensor
+    """N+1,N+1 of int16: edges between two nodes; the last row and column stand for the root."""
+
+
+@functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _tree_of(hierarchy: Hierarchy, device: torch.device) -> _Tree:
+    to_root = np.append(hierarchy.depths, 0)
+    edges = np.block([[hierarchy.distance, hierarchy.depths[:, None]], [to_root[None]]]).astype(np.int16)
+    return _Tree(
+        class_of=torch.tensor(hierarchy.node_to_level, device=device),
+        nodes=tuple(torch.tensor(level.nodes, device=device) for level in hierarchy.levels),
+        edges=torch.tensor(edges, device=device),
+    )
 
 
 class Metrics:
@@ -62,24 +86,43 @@ class Metrics:
         self.counts = counts.to(torch.int64).clone()
 
     @torch.no_grad()
-    def update(self, decoded: Decoded, target: Tensor, *, ignore_index: int = IGNORE_INDEX) -> None:
-        """Count a batch; `target` is B,H,W of node indices or `ignore_index`, of the size of the decoded maps."""
+    def update(
+        self,
+        decoded: Decoded,
+        target: Tensor,
+        *,
+        confidence: float | None = None,
+        ignore_index: int = IGNORE_INDEX,
+    ) -> None:
+        """Count a batch; `target` is B,H,W of node indices or `ignore_index`, of the size of the decoded maps.
+
+        With `confidence`, a threshold in 0..1, what is counted is what `back_off` makes of the prediction; only the
+        curve of thresholds is that of the prediction as it came.
+        """
         self.counts = self.counts.to(target.device)
+        tree = _tree_of(self.hierarchy, target.device)
         valid = target != ignore_index
         label = target[valid]
-        ids = torch.stack([of_level[valid] for of_level in decoded.ids])  # L,P from here on
-        confidence = torch.stack([of_level[valid] for of_level in decoded.confidence])
-        truth = self._tensor(self.hierarchy.node_to_level)[:, label]
-        labelled, right = truth >= 0, truth == ids
+        decoded = Decoded(*(tuple(of_level[valid] for of_level in part) for part in decoded))
+        truth = tree.class_of[:, label]  # L,P from here on
+        labelled = truth >= 0
+        of_leaves = labelled[0]
+        self._count_curve(
+            torch.stack(decoded.confidence)[:, of_leaves], (truth == torch.stack(decoded.ids))[:, of_leaves]
+        )
+        if confidence is not None:
+            decoded = back_off(decoded, confidence)
+        ids, score = torch.stack(decoded.ids), torch.stack(decoded.confidence)
+        right = truth == ids
         for number, level in enumerate(self.hierarchy.levels):
             known = labelled[number]
             columns = len(level.nodes) + 1
             self._count(f"confusion{number}", (truth[number] * columns + ids[number] + 1)[known])
-        self._count_calibration(confidence, right, labelled & (ids >= 0))
-        self._count_curve(confidence[:, labelled[0]], right[:, labelled[0]])
-        distance = self._distance(ids, label, labelled)
+        self._count_calibration(score, right, labelled & (ids >= 0))
+        distance = _distance(ids, label, labelled, tree)
         path_right = (right | ~labelled).all(dim=0)
-        totals = (valid, self._consistent(ids), path_right, distance > 0, distance)
+        consistent = _consistent(ids, level_tables(self.hierarchy, ids.device).above)
+        totals = (valid, consistent, path_right, distance > 0, distance)
         self.part("pixels").add_(torch.stack([total.sum() for total in totals]))
 
     def compute(self) -> dict[str, Any]:
@@ -119,7 +162,7 @@ class Metrics:
     def back_off_curve(self) -> list[dict[str, float | None]]:
         """What a threshold on the confidence would do, for thresholds of 0, 0.01, ... 0.99, over leaf-labelled pixels.
 
-        Only for predictions that were decoded without a threshold.
+        Only for predictions that were decoded without a threshold; `update` may have been given one.
 
         Per threshold: `coverage`, the share of pixels that get a node at all; `specificity`, the mean share of levels
         that they get (1 where it is a leaf); `accuracy`, the share of the covered whose node is right.
@@ -174,7 +217,7 @@ class Metrics:
 
     def _count_calibration(self, confidence: Tensor, right: Tensor, counted: Tensor) -> None:
         bins = (confidence * ECE_BINS).ceil().long().sub_(1).clamp_(0, ECE_BINS - 1)  # bins are open below
-        units = (confidence.double() * _UNIT).round().long()
+        units = (confidence.float() * _UNIT).round().long()  # exact: a power of two, below float32's 24 bits
         for number, part in enumerate(self.part("calibration")):
             keep = counted[number]
             index = bins[number][keep]
@@ -195,29 +238,21 @@ class Metrics:
                 index = right[level].long() * CURVE_BINS + bins[source]
                 part[which].view(-1).add_(torch.bincount(index, minlength=2 * CURVE_BINS))
 
-    def _consistent(self, ids: Tensor) -> Tensor:
-        """P of bool: every level is the parent class of the level below it, or that one was left open."""
-        agree = torch.ones_like(ids[0], dtype=torch.bool)
-        tables = self.hierarchy.leaf_to_level
-        for level in range(len(tables) - 1):
-            above = np.zeros(tables[level].max() + 1, dtype=np.int64)
-            above[tables[level]] = tables[level + 1]
-            agree &= (ids[level] < 0) | (self._tensor(above)[ids[level].clamp(min=0)] == ids[level + 1])
-        return agree
 
-    def _distance(self, ids: Tensor, label: Tensor, labelled: Tensor) -> Tensor:
-        """P: edges from the label to the deepest predicted node that is not finer than it, the root if none is."""
-        hierarchy = self.hierarchy
-        to_root = np.append(hierarchy.depths, 0)  # one more row and column stand for the root
-        edges = np.block([[hierarchy.distance, hierarchy.depths[:, None]], [to_root[None]]])
-        node = torch.full_like(label, len(hierarchy))
-        for level in reversed(range(len(ids))):
-            nodes = self._tensor(np.array(hierarchy.levels[level].nodes))
-            node = torch.where((ids[level] >= 0) & labelled[level], nodes[ids[level].clamp(min=0)], node)
-        return self._tensor(edges)[node, label]
+def _consistent(ids: Tensor, above: tuple[Tensor, ...]) -> Tensor:
+    """P of bool: every level is the parent class of the level below it, or that one was left open."""
+    agree = torch.ones_like(ids[0], dtype=torch.bool)
+    for finer, coarser, of_class in zip(ids, ids[1:], above, strict=False):
+        agree &= (finer < 0) | (of_class[finer.clamp(min=0)] == coarser)
+    return agree
 
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.tensor(array.tolist(), device=self.counts.device)
+
+def _distance(ids: Tensor, label: Tensor, labelled: Tensor, tree: _Tree) -> Tensor:
+    """P: edges from the label to the deepest predicted node that is not finer than it, the root if none is."""
+    node = torch.full_like(label, len(tree.edges) - 1)
+    for of_level, known, nodes in reversed(list(zip(ids, labelled, tree.nodes, strict=True))):
+        node = torch.where((of_level >= 0) & known, nodes[of_level.clamp(min=0)], node)
+    return tree.edges[node, label]
 
 
 def _ratio(part: float, whole: float) -> float | None:

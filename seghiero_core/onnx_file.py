@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seghiero_core.decodings import Decoding
 from seghiero_core.errors import CheckpointError, DeviceError, UsageError
 from seghiero_core.hierarchy import Hierarchy
 from seghiero_core.tiles import Forward
@@ -32,12 +33,13 @@ METADATA_KEYS = (
 """Each holds one JSON document: `labels` {mask value: name}; `tree` nested {name: {children}}; `colors`
 {name: [r, g, b]}; `ignore` the mask value of ignored pixels; `normalization` {"mean", "std"} of R, G, B in 0..1, done
 inside; `levels` [{"name", "ids", "confidence", "classes": [name]}] finest first, the outputs' names and the classes by
-number; `decoding` {"mode", "scores", "channels"}, the channels being those of the logits; `seghiero_version`;
-`config_sha256` of the training's config."""
+number; `decoding` {"mode", "scores", "channels", "confidence", "undecided"}, the channels being those of the logits and
+`undecided` what ids hold where a score below `confidence` made the prediction back off (both null without a
+threshold); `seghiero_version`; `config_sha256` of the training's config."""
 
 
-def open_onnx(path: Path, device: str) -> tuple[Hierarchy, str, str, Forward]:
-    """(hierarchy, scores, decoding mode, forward: B,3,H,W uint8 -> logits B,C,H,W float32) of an exported file.
+def open_onnx(path: Path, device: str) -> tuple[Hierarchy, str, Decoding, Forward]:
+    """(hierarchy, scores, decoding, forward: B,3,H,W uint8 -> logits B,C,H,W float32) of an exported file.
 
     The graph's own decoding is left aside: its inner value `logits` is made its only output. Raises UsageError for a
     file that isn't there or isn't from `seghiero export`, CheckpointError for a damaged one.
@@ -60,7 +62,8 @@ def open_onnx(path: Path, device: str) -> tuple[Hierarchy, str, str, Forward]:
         (logits,) = session.run(["logits"], {"image": images.cpu().numpy().astype(dtype, copy=False)})
         return torch.from_numpy(logits)
 
-    return hierarchy, decoding["scores"], decoding["mode"], forward
+    # files of before there were thresholds have no such key
+    return hierarchy, decoding["scores"], Decoding(decoding["mode"], decoding.get("confidence")), forward
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
@@ -100,7 +103,10 @@ def with_logits(model: onnx.ModelProto, channels: int, *, only: bool) -> onnx.Mo
 
 
 def make_session(model: bytes, device: str = "cpu") -> onnxruntime.InferenceSession:
-    """An onnxruntime session that keeps its warnings to itself; on the GPU for a `device` of cuda or cuda:N."""
+    """An onnxruntime session that keeps its warnings to itself; on the GPU for a `device` of cuda or cuda:N.
+
+    Raises DeviceError where onnxruntime has no CUDA, or can't start it and would go on with the CPU.
+    """
     import onnxruntime
 
     kind, _, number = device.partition(":")
@@ -112,4 +118,10 @@ def make_session(model: bytes, device: str = "cpu") -> onnxruntime.InferenceSess
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(model, options, providers=providers)
+    session = onnxruntime.InferenceSession(model, options, providers=providers)
+    if kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise DeviceError(
+            f"onnxruntime {onnxruntime.__version__} could not start CUDA on {device}; it needs the CUDA and cuDNN "
+            "libraries that it was built for. Install onnxruntime-gpu[cuda,cudnn], or use --device cpu."
+        )
+    return session

@@ -69,7 +69,7 @@ def _ids(found: dict[str, np.ndarray], model: DecodedModel) -> list[np.ndarray]:
     names = [f"ids_{level.name}" for level in model.hierarchy.levels]
     if names[0] in found:
         return [found[name] for name in names]
-    return [ids.numpy() for ids in model.decode(torch.from_numpy(found["logits"])).ids]
+    return [ids.numpy() for ids in model.written(model.decode(torch.from_numpy(found["logits"])))]
 
 
 def natural_sizes(image: np.ndarray) -> list[tuple[int, int]]:

@@ -186,7 +186,12 @@ class _Writing:
         self.image, self.ms = job.image, 0.0
         self.steps: deque[Future[Any]] = deque()
         self.output = PredictionWriter(
-            job.stem, predictor.hierarchy, picture.height, picture.width, probabilities=probabilities
+            job.stem,
+            predictor.hierarchy,
+            picture.height,
+            picture.width,
+            probabilities=probabilities,
+            undecided=predictor.undecided,
         )
 
     def commit(self, written: list[Future[Any]]) -> dict[str, Any]:

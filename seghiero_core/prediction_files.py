@@ -26,20 +26,31 @@ def output_paths(stem: Path, hierarchy: Hierarchy, *, probabilities: bool) -> li
 class PredictionWriter:
     """Receives the strips of one image; `commit` makes the files appear, `discard` leaves nothing.
 
-    An index PNG holds class numbers of its level: with a palette of the class colours for up to 256 classes, else
-    16-bit. The overlay is half the image and half the leaves' colours. The .npz holds, by level name, the scores
-    C,H,W as float16.
+    An index PNG holds class numbers of its level, and `undecided` (see `decodings.undecided_id`) where the prediction
+    backed off: with a palette of the class colours where all that fits 8 bits, else 16-bit. The overlay is half the
+    image and half the colour of the deepest class that was decided on, black where none was. The .npz holds, by level
+    name, the scores C,H,W as float16.
     """
 
-    def __init__(self, stem: Path, hierarchy: Hierarchy, height: int, width: int, *, probabilities: bool):
-        self.hierarchy, self.size = hierarchy, (height, width)
+    def __init__(
+        self,
+        stem: Path,
+        hierarchy: Hierarchy,
+        height: int,
+        width: int,
+        *,
+        probabilities: bool,
+        undecided: int | None = None,
+    ):
+        self.hierarchy, self.size, self.undecided = hierarchy, (height, width), undecided
         self.paths = output_paths(stem, hierarchy, probabilities=probabilities)
         self.partial = [path.with_name(f".{path.name}.{os.getpid()}") for path in self.paths]
         self.probabilities = probabilities
         self.scores: list[np.ndarray] = []
         self.counts = [np.zeros(len(level.nodes), np.int64) for level in hierarchy.levels]
         self.confidence = [0.0] * len(hierarchy.levels)
-        self.colors = [hierarchy.colors[list(level.nodes)] for level in hierarchy.levels]
+        entries = 0 if undecided is None else undecided + 1  # black above the classes
+        self.colors = [_padded(hierarchy.colors[list(level.nodes)], entries) for level in hierarchy.levels]
         stem.parent.mkdir(parents=True, exist_ok=True)
         self.writers: list[PngWriter] = []  # one per level, then the overlay's
         try:
@@ -57,11 +68,21 @@ class PredictionWriter:
             rows = slice(top, top + CHUNK)
             for level, (ids, confidence) in enumerate(zip(strip.ids, strip.confidence, strict=True)):
                 self.writers[level].write(ids[rows])
-                self.counts[level] += np.bincount(ids[rows].ravel(), minlength=len(self.counts[level]))
+                known = len(self.counts[level])
+                self.counts[level] += np.bincount(ids[rows].ravel(), minlength=known)[:known]
                 self.confidence[level] += float(confidence[rows].sum(dtype=np.float64))
-            self.writers[-1].write((image[rows] >> 1) + (self.colors[0][strip.ids[0][rows]] >> 1))
+            self.writers[-1].write((image[rows] >> 1) + (self._overlay([ids[rows] for ids in strip.ids]) >> 1))
         if strip.scores:
             self._keep_scores(strip)
+
+    def _overlay(self, ids: list[np.ndarray]) -> np.ndarray:
+        """h,W,3: the colours of the deepest classes."""
+        colors = self.colors[0][ids[0]]
+        if self.undecided is not None:
+            for finer, coarser, of_coarser in zip(ids, ids[1:], self.colors[1:], strict=False):
+                left = finer == self.undecided
+                colors[left] = of_coarser[coarser[left]]
+        return colors
 
     def _keep_scores(self, strip: Strip) -> None:
         # on disk, as they may be larger than memory
@@ -79,7 +100,8 @@ class PredictionWriter:
     def commit(self) -> dict[str, Any]:
         """Rename the files to their names and return what the image holds.
 
-        That is {"shares": {level: {class: 0..1}}, "confidence": {level: mean}, "files": [path]}.
+        That is {"shares": {level: {class: 0..1}}, "confidence": {level: mean}, "files": [path]}, and with a threshold
+        {"undecided": {level: 0..1}}.
         """
         for writer in self.writers:
             writer.finish()
@@ -93,6 +115,9 @@ class PredictionWriter:
             partial.replace(path)
         self.discard()
         pixels = self.size[0] * self.size[1]
+        open_shares = {
+            level.name: 1 - int(counts.sum()) / pixels for level, counts in zip(levels, self.counts, strict=True)
+        }
         return {
             "shares": {
                 level.name: {
@@ -103,7 +128,7 @@ class PredictionWriter:
             },
             "confidence": {level.name: self.confidence[number] / pixels for number, level in enumerate(levels)},
             "files": [str(path) for path in self.paths],
-        }
+        } | ({} if self.undecided is None else {"undecided": open_shares})
 
     def discard(self) -> None:
         """Remove what is unfinished."""
@@ -112,3 +137,8 @@ class PredictionWriter:
             writer.file.close()
         for path in (*self.partial, *(self._scores_path(level) for level in range(len(self.hierarchy.levels)))):
             path.unlink(missing_ok=True)
+
+
+def _padded(colors: np.ndarray, entries: int) -> np.ndarray:
+    """N,3 with black rows up to `entries`, so that every id has one."""
+    return np.concatenate([colors, np.zeros((max(0, entries - len(colors)), 3), colors.dtype)])

@@ -13,7 +13,9 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Lt
 
 from seghiero_core.errors import UsageError, nearest
 
@@ -22,6 +24,9 @@ Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of the R, G, B values (0..1) of ImageNet."""
+
+Rate = Annotated[float, Ge(0), Lt(1)]
+"""An option that is a probability of dropping something."""
 
 GIVEN_BY_MODEL = ("output_stride", "embedding")
 """Keywords of a head builder that the assembled model fills in; they are no options of the YAML."""

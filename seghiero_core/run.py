@@ -103,8 +103,6 @@ def prepare(config: Config, notify: Notify = quiet, *, resume: bool = False) -> 
         notify = quiet
     set_seed(training.seed)
     hierarchy = Hierarchy.from_config(config.classes)
-    if training.monitor not in monitors(hierarchy):
-        raise ConfigError(f"training.monitor: no '{training.monitor}'; known: {', '.join(monitors(hierarchy))}.")
     dataset, samples, facts = config.dataset, {}, {}
     for name in ("train", "val"):
         samples[name] = find_samples(
@@ -179,8 +177,3 @@ def prepare(config: Config, notify: Notify = quiet, *, resume: bool = False) -> 
         steps_per_epoch=math.ceil(len(loader) / training.gradient_accumulation),
         weights=weights,
     )
-
-
-def monitors(hierarchy: Hierarchy) -> list[str]:
-    """What `training.monitor` may name."""
-    return ["mean_miou", *(level.name for level in hierarchy.levels)]

@@ -59,6 +59,12 @@ def _auto_or_count(least: int):
     return BeforeValidator(check)
 
 
+def _device(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(r"auto|cpu|cuda|cuda:\d+|mps", value):
+        return value
+    raise ValueError("should be auto, cpu, cuda, cuda:N or mps")
+
+
 def _save_every(value: Any) -> Any:
     """Steps as a number, or a time such as 90s, 10m, 2h."""
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
@@ -129,7 +135,7 @@ class TransformConfig(Section):
 
 
 class TrainingConfig(Section):
-    device: str = "auto"
+    device: Annotated[str, BeforeValidator(_device)] = "auto"
     epochs: PositiveInt = 100
     batch_size: Annotated[Any, _auto_or_count(1)] = 8
     lr: Annotated[float, Field(gt=0)] = 1e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -73,7 +74,9 @@ def test_list_heads_names_four(run):
     assert heads == {"aspp": 256, "segformer": 256, "ultrafast_segformer": 128, "extremely_fast_segformer": 64}
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list-backbones"], ["list-heads"], ["channels"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["list-backbones"], ["list-heads"], ["channels"], ["train", "--help"], ["eval", "--help"]]
+)
 def test_listing_never_imports_torch(words, tmp_path):
     code = (
         f"import sys, runpy; sys.argv = ['seghiero', *{words}]\n"
@@ -164,8 +167,8 @@ def test_bad_data_is_one_message_before_the_first_step(run, small, what):
     ("override", "expected", "part"),
     [
         ("training.device=cuda:7", 4, "cuda:7 was asked for"),
-        ("training.device=tpu", 4, "'tpu' is no device"),
-        ("training.monitor=level9", 2, "no 'level9'"),
+        ("training.device=tpu", 2, "cuda:N or mps, found 'tpu'"),
+        ("training.monitor=level9", 2, "training.monitor: there is no 'level9'"),
         ("backbone={type: resnet, depth: 18, pretrained: nowhere.pth}", 4, "nowhere.pth"),
         ("training.precision=fp16", 4, "fp16 needs a GPU"),
         ("loss={preset: marginl}", 2, "Did you mean 'marginal'?"),
@@ -198,6 +201,67 @@ def test_unknown_run_is_a_usage_error(run, tmp_path, monkeypatch):
     assert (code, "nothing-here: there is no such run" in err) == (2, True)
     code, _, err = run("eval")
     assert (code, "no run under" in err) == (2, True)
+
+
+def test_only_the_weights_themselves_stand_for_their_checkpoint(tiny_run):
+    from seghiero_core.checkpoint import find_checkpoint
+    from seghiero_core.errors import UsageError
+
+    best = tiny_run / "best"
+    assert find_checkpoint(best / "model.safetensors") == best
+    with pytest.raises(UsageError, match="training.safetensors is no checkpoint"):
+        find_checkpoint(best / "training.safetensors")
+
+
+def test_channels_of_a_depth_or_variant_of_any_backbone(run):
+    code, out, _ = run("channels", "--depth", "50", "--json")
+    assert code == 0
+    assert [(row["type"], row["depth"]) for row in json.loads(out)] == [("resnet", 50)]
+    code, out, _ = run("channels", "--variant", "mit-b0", "--json")
+    assert [(row["type"], row["variant"]) for row in json.loads(out)] == [("segformer", "mit-b0")]
+    for words, part in (
+        (["--depth", "51"], "no backbone has the depth '51'. Known: 18, 34"),
+        (["--depth", "50", "--variant", "tiny"], "give one of them"),
+        (["convnext", "--depth", "50"], "chosen by --variant"),
+    ):
+        code, _, err = run("channels", *words)
+        assert (code, part in err) == (2, True), err
+
+
+CPU_MEMORY = "[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+
+
+@pytest.mark.parametrize("command", ["eval", "predict"])
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_too_little_memory_is_one_message_with_options_that_the_command_has(
+    run, tiny_run, starter_folder, tmp_path, monkeypatch, command, on_gpu
+):
+    import torch
+
+    def no_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.") if on_gpu else RuntimeError(CPU_MEMORY)
+
+    monkeypatch.setattr("seghiero_core.segmentation.SegmentationModel.forward", no_memory)
+    image = next((starter_folder / "data/val/images").iterdir())
+    words = [image, "--out", tmp_path] if command == "predict" else []
+    code, out, err = run(command, tiny_run, *words, "--device", "cpu")
+    assert (code, out) == (4, "") and len(err.splitlines()) == 1 and "ran out of memory" in err
+    _, help_text, _ = run(command, "--help")
+    options = re.findall(r"--[a-z-]+", err)
+    assert "--batch-size" in options and ("--device" in options) == on_gpu
+    assert all(option in help_text for option in options)
+
+
+def test_other_runtime_errors_keep_their_traceback(tiny_run, monkeypatch):
+    from seghiero_cli import main
+
+    def fault(*_, **__):
+        raise RuntimeError("a fault of the program")
+
+    monkeypatch.setattr("seghiero_core.segmentation.SegmentationModel.forward", fault)
+    monkeypatch.setattr("sys.argv", ["seghiero", "eval", str(tiny_run), "--device", "cpu"])
+    with pytest.raises(RuntimeError, match="a fault of the program"):
+        main.main()
 
 
 def test_version(run):

@@ -108,6 +108,11 @@ def test_all_faults_come_together_with_line_key_and_nearest_word(write):
         ("transform: {scale: [2, 1]}", "[smallest, largest]"),
         ("loss: {terms: {dcie: 1}}", "Did you mean 'dice'?"),
         ("loss: {preset: marginl}", "Did you mean 'marginal'?"),
+        ("backbone: {type: resnet, drop_path: 2}", "backbone.drop_path: expected less than 1, found 2"),
+        ("head: {type: aspp, dropout: -0.1}", "head.dropout: expected greater than or equal to 0, found -0.1"),
+        ("head: {type: aspp, dilations: [6, 12, 0]}", "expected greater than or equal to 1, found 0"),
+        ("training: {device: gpu}", "training.device: expected auto, cpu, cuda, cuda:N or mps, found 'gpu'"),
+        ("training: {monitor: leafs}", "training.monitor: there is no 'leafs'. Did you mean 'leaf'?"),
     ],
 )
 def test_one_fault_is_named(write, section, message):

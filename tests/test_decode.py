@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import CAMVID, classes_of_levels, hierarchies, paths
 
-from seghiero_core.decode import MODES, SCORES, back_off, decode, level_scores
+from seghiero_core.decode import SCORES, back_off, decode, level_scores
+from seghiero_core.decodings import MODES
 from seghiero_core.errors import UsageError
 from seghiero_core.hierarchy import Hierarchy
 

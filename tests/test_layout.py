@@ -18,7 +18,7 @@ STAGES = [
     "yaml_reader templating new_files",
     "class_presets registry plugins plugin_records published",
     "hierarchy",
-    "losses.presets",
+    "losses.presets decodings",
     "schema config",
     "data starter pictures png",
     "checkpoint",

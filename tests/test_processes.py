@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import save_untrained
 
 from seghiero_core.checkpoint import newest_whole_checkpoint, read_checkpoint
 from seghiero_core.config import load_config
 from seghiero_core.distributed import check_processes
 from seghiero_core.errors import DeviceError
+from seghiero_core.evaluate import evaluate_checkpoint
 from seghiero_core.train import train
 
 TESTS = Path(__file__).resolve().parent
@@ -66,6 +68,17 @@ def test_two_processes_follow_one_and_count_every_image_once(small):
     assert measured_by_two["pixels"] == measured["pixels"] == 3 * (48 * 64 - 9)
     assert done.stderr.count("epoch 3/3: leaf mIoU") == 1  # one process speaks
     assert read_checkpoint(small.parent / "runs/two/last").training_state()[1]["step"] == 6
+
+
+def test_eval_by_two_processes_counts_every_image_once_and_speaks_once(small):
+    add_pair(small.parent / "val", 2, np.random.default_rng(3))  # an odd number of images
+    run = save_untrained(small, ["training.batch_size=1"]).run_dir
+    words = [*TORCHRUN, "-m", "seghiero_cli", "eval", run, "--json"]
+    done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = evaluate_checkpoint(run / "best")
+    assert expected["pixels"] == 3 * (48 * 64 - 9)
+    assert json.loads(done.stdout) == json.loads(json.dumps(expected))
 
 
 def test_a_dying_rank_ends_all_with_its_own_message(small):

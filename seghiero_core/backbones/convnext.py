@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from seghiero_core.registry import register_backbone
+from seghiero_core.registry import Rate, register_backbone
 
 # The default is the first: ImageNet-22k weights before fine-tuning on 1k are what the paper's own segmentation models
 # start from, and they exist for all five sizes under a free licence. DINOv3's are stronger still on dense tasks, but
@@ -44,7 +44,7 @@ def build(
     variant: str,
     *,
     output_stride: Literal[8, 16, 32] = 32,
-    drop_path: float = 0.1,
+    drop_path: Rate = 0.1,
     gradient_checkpointing: bool = False,
 ) -> Any:
     """ConvNeXt, a modern convolutional network. `output_stride` 8 or 16 dilates the last stages instead of striding."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from seghiero_core.registry import register_backbone
+from seghiero_core.registry import Rate, register_backbone
 
 # The default is the first: recipe A1 of "ResNet strikes back" (Wightman et al. 2021) is the strongest ImageNet-1k
 # recipe that timm publishes for all five depths under a free licence.
@@ -41,7 +41,7 @@ def build(
     variant: str,
     *,
     output_stride: Literal[8, 16, 32] = 32,
-    drop_path: float = 0.0,
+    drop_path: Rate = 0.0,
     gradient_checkpointing: bool = False,
 ) -> Any:
     """ResNet, the proven choice. `output_stride` 8 or 16 dilates the last stages instead of striding them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from seghiero_core.registry import register_backbone
+from seghiero_core.registry import Rate, register_backbone
 
 _WIDE = (64, 128, 320, 512)
 _VARIANTS = {"mit-b0": (32, 64, 160, 256), **{f"mit-b{i}": _WIDE for i in range(1, 6)}}
@@ -17,7 +17,7 @@ _VARIANTS = {"mit-b0": (32, 64, 160, 256), **{f"mit-b{i}": _WIDE for i in range(
     source="transformers",
     weights={variant: (f"nvidia/{variant}",) for variant in _VARIANTS},
 )
-def build(variant: str, *, drop_path: float = 0.1, gradient_checkpointing: bool = False) -> Any:
+def build(variant: str, *, drop_path: Rate = 0.1, gradient_checkpointing: bool = False) -> Any:
     """MiT, the transformer of SegFormer: best with a SegFormer head."""
     from seghiero_core.backbones.networks.mit import MixTransformer
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from seghiero_core.registry import register_head
+from annotated_types import Ge
+
+from seghiero_core.registry import Rate, register_head
+
+Dilation = Annotated[int, Ge(1)]
 
 
 @register_head("aspp", proj_dim=256)
@@ -16,8 +20,8 @@ def build(
     *,
     output_stride: int = 32,
     embedding: bool = True,
-    dilations: tuple[int, int, int] | None = None,
-    dropout: float = 0.1,
+    dilations: tuple[Dilation, Dilation, Dilation] | None = None,
+    dropout: Rate = 0.1,
 ) -> Any:
     """DeepLabV3+: atrous pyramid with image pooling on C4, C1's detail; reliable on any backbone.
 

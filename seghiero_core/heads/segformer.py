@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from seghiero_core.registry import register_head
+from seghiero_core.registry import Rate, register_head
 
 
 @register_head("segformer", proj_dim=256)
@@ -15,7 +15,7 @@ def build(
     proj_dim: int,
     *,
     embedding: bool = True,
-    dropout: float = 0.1,
+    dropout: Rate = 0.1,
 ) -> Any:
     """The full MLP decoder of SegFormer: the most accurate of its family, and the dearest."""
     from seghiero_core.heads.networks.segformer import SegFormerHead

@@ -103,6 +103,8 @@ def check_loss_section(section: Mapping[str, Any], hierarchy: Hierarchy | None =
             for name, value in terms.items():
                 faults += _term_faults(name, value, levels)
             faults += _mixed_scores([name for name in terms if name in LOSSES])
+            if all(name in LOSSES and LOSSES[name].channels == "embedding" for name in terms):
+                faults.append(f"loss.terms: {', '.join(terms)} reads the embedding only; add a loss that reads logits.")
     auxiliary = section.get("auxiliary", 0.0)
     if not _is_number(auxiliary) or auxiliary < 0:
         faults.append(f"loss.auxiliary: expected a weight of at least 0, found {auxiliary!r}.")
