@@ -222,4 +222,4 @@ def test_export_to_transformers_says_what_it_cannot(run, tiny_run, small, tmp_pa
     code, _, err = run("export", config.run_dir, "--hf", tmp_path / "there")
     assert (code, "exists already" in err) == (2, True)
     code, _, err = run("export", config.run_dir, "--hf", tmp_path / "hf", "--fp16")
-    assert (code, "without --onnx" in err) == (2, True)
+    assert (code, "leave out --fp16" in err) == (2, True)
