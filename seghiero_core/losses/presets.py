@@ -53,7 +53,7 @@ LOSSES: dict[str, LossEntry] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "marginal": {"terms": {"marginal_cross_entropy": 1.0}},
-    # The leaves first, rare classes heard, and each class's overlap: the best of benchmarks/study.py.
+    # The leaves first, rare classes heard, and each class's overlap: see benchmarks/study.py.
     "marginal_dice": {
         "terms": {"marginal_cross_entropy": {"level_weights": 0.3}, "dice": 0.5},
         "class_weights": "auto",
