@@ -14,7 +14,7 @@ from torch import Tensor
 from seghiero_core.losses.tree import widen
 
 PIECE = 2**19
-"""Numbers in a piece of the logits on the CPU (2 MiB of float32)."""
+"""About how many numbers a piece of the logits has on the CPU (2 MiB of float32)."""
 
 PieceLoss = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
@@ -69,7 +69,7 @@ def _pieces(flat: Tensor) -> Iterator[tuple[slice, slice]]:
     if flat.device.type != "cpu":
         yield slice(None), slice(None)
         return
-    step = max(PIECE // channels, 256)
+    step = max(1, -(-pixels // max(1, round(pixels * channels / PIECE))))  # all alike, without a small rest
     for row in range(batch):
         for start in range(0, pixels, step):
             yield slice(row, row + 1), slice(start, start + step)
