@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seghiero_core.hierarchy import Hierarchy
@@ -77,14 +78,11 @@ def _piece(
     if ((label >= tree.sizes[0]) & (depth[:, 0] > 0)).any():  # under an inner label all is unknown
         a.masked_fill_(tree.below[label].transpose(1, 2), -torch.inf)
 
-    # softplus(a) = max(a, 0) + log(1 + exp(-|a|)). The logarithm is of 1..2, so that of a product of many is safe.
-    near = a.abs().neg_().exp_().add_(1)
-    score = a.sigmoid()
+    loss, score = F.softplus(a, threshold=40), a.sigmoid()  # beyond it softplus(a) is a, in float64 too
     if gamma == 0:
-        logs = sum(part.prod(dim=1, keepdim=True).log() for part in near.split(64, dim=1))
-        total, grad = ((a.clamp(min=0).sum(dim=1, keepdim=True) + logs) * share).sum(), score
+        total, grad = (loss.sum(dim=1, keepdim=True) * share).sum(), score
     else:
-        loss, factor = near.log_().add_(a.clamp(min=0)), score.pow(gamma)
+        factor = score.pow(gamma)
         total = ((loss * factor).sum(dim=1, keepdim=True) * share).sum()
         grad = loss.mul_(1 - score).mul_(gamma).add_(score).mul_(factor)
     if not with_grad:
