@@ -52,16 +52,21 @@ def _piece(z: Tensor, label: Tensor, with_grad: bool, *, shares: Tensor, tree: T
     for group, size, target in zip(tree.up, (*tree.sizes[1:], 1), targets, strict=True):
         log_p.append(log_sums.gather(1, target))
         peak = group_max(log_sums, group, size)
-        exp = peak.index_select(1, group)
-        torch.sub(log_sums, exp, out=exp).exp_()
-        totals.append(torch.zeros_like(peak).index_add_(1, group, exp))
+        exp = torch.sub(log_sums, _spread(peak, group)).exp_()
+        total = exp.sum(dim=1, keepdim=True) if size == 1 else torch.zeros_like(peak).index_add_(1, group, exp)
+        totals.append(total)
         exps.append(exp)
-        log_sums = totals[-1].log().add_(peak)
+        log_sums = total.log().add_(peak)
     loss = ((log_sums - torch.stack(log_p)) * shares).sum()
     if not with_grad:
         return loss, None
     grad = shares.sum(dim=0)
     for level in reversed(range(len(exps))):
-        grad = grad.div_(totals[level]).index_select(1, tree.up[level]).mul_(exps[level])
+        grad = exps[level].mul_(_spread(grad.div_(totals[level]), tree.up[level]))
         grad.scatter_add_(1, targets[level], -shares[level])
     return loss, grad
+
+
+def _spread(x: Tensor, group: Tensor) -> Tensor:
+    """What each class takes from its group: b,groups,p to b,C,p, or to what broadcasts there where all are in one."""
+    return x if x.shape[1] == 1 else x.index_select(1, group)

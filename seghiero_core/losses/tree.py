@@ -91,6 +91,8 @@ def widen(logits: Tensor) -> Tensor:
 
 def group_max(x: Tensor, group: Tensor, groups: int) -> Tensor:
     """Maximum of the channels of B,C,... in each group: B,groups,..., -inf where a group has none."""
+    if groups == 1:
+        return x.amax(dim=1, keepdim=True)
     out = x.new_full((x.shape[0], groups, *x.shape[2:]), -torch.inf)
     return max_into(out, group, x)
 
