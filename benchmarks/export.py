@@ -85,6 +85,7 @@ def main() -> None:
             seconds: dict[str, list[float]] = {name: [] for name in runs}
             for lap in range(arguments.rounds + 1):
                 for name, run in runs.items():
+                    time.sleep(0.1)  # idle threads of the one before spin for a while
                     start = time.perf_counter()
                     run()
                     if lap:  # the first warms up

@@ -75,7 +75,7 @@ def decode(
         ids = _top_down(by_level, hierarchy)
     else:
         leaf = _leaf_scores(by_level, hierarchy, mode).argmax(dim=1)
-        ids = [table[leaf] for table in level_tables(hierarchy, logits.device).leaf_to_level]
+        ids = [leaf, *(table[leaf] for table in level_tables(hierarchy, logits.device).leaf_to_level[1:])]
     picked = [score.gather(1, of_level[:, None])[:, 0] for score, of_level in zip(by_level, ids, strict=True)]
     decoded = Decoded(tuple(ids), tuple(picked))
     return decoded if confidence is None else back_off(decoded, confidence)

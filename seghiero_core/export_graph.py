@@ -17,6 +17,7 @@ from seghiero_core import __version__
 from seghiero_core.decode import Decoded, decode, written_ids
 from seghiero_core.errors import CheckFailed
 from seghiero_core.hierarchy import Hierarchy
+from seghiero_core.onnx_softmax import TRANSLATIONS
 
 EXAMPLE_SIZE = (97, 131)
 """H, W of the example that is traced: odd, so that no size is taken for a multiple of something."""
@@ -85,6 +86,7 @@ def to_onnx(program: torch.export.ExportedProgram, hierarchy: Hierarchy, opset: 
             input_names=["image"],
             output_names=output_names(hierarchy),
             opset_version=opset,
+            custom_translation_table=TRANSLATIONS,
             verbose=False,
         )
     model = exported.model_proto
