@@ -1,4 +1,4 @@
-"""`seghiero export`: a checkpoint as an ONNX file, checked against the network."""
+"""`seghiero export`: a checkpoint as one file, checked against the network."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ def export(
         Path | None, typer.Argument(metavar="[CHECKPOINT]", help="A run or checkpoint; the newest run when left out.")
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (the default).")] = False,
+    pt2: Annotated[bool, typer.Option("--pt2", help="Write a torch.export program instead.")] = False,
     hf: Annotated[
         Path | None, typer.Option("--hf", metavar="DIR", help="Write a SegFormer as a folder for transformers.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The file; model.onnx in the run when left out.")
+        Path | None, typer.Option(metavar="FILE", help="The file; model.onnx or model.pt2 in the run when left out.")
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision inside.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit, calibrated on the data set.")] = False,
@@ -41,19 +42,22 @@ def export(
     """Write one file that needs nothing else, and check that it gives the network's answers."""
     from seghiero_core.checkpoint import find_checkpoint
     from seghiero_core.errors import UsageError
-    from seghiero_core.export import ExportOptions, default_path, export_onnx
+    from seghiero_core.export import ExportOptions, default_path, export_checkpoint
 
     if fp16 and int8:
         raise UsageError("give either --fp16 or --int8, not both.")
+    if onnx and pt2:
+        raise UsageError("give either --onnx or --pt2, not both.")
     values = {"input": input_type, "outputs": outputs, "mode": decode, "confidence": confidence, "opset": opset}
     given = {name: value for name, value in values.items() if value is not None}
     if hf:
-        flags = {"onnx": onnx, "out": out, "fp16": fp16, "int8": int8}
+        flags = {"onnx": onnx, "pt2": pt2, "out": out, "fp16": fp16, "int8": int8}
         names = [name for name, value in flags.items() if value] + list(given)
         if names:
             refused = ", ".join("--decode" if name == "mode" else f"--{name}" for name in names)
             raise UsageError(f"--hf writes a folder of float32 weights that gives logits; leave out {refused}.")
-    options = ExportOptions(precision="fp16" if fp16 else "int8" if int8 else "fp32", **given)
+    precision = "fp16" if fp16 else "int8" if int8 else "fp32"
+    options = ExportOptions(format="pt2" if pt2 else "onnx", precision=precision, **given)
     folder = find_checkpoint(checkpoint)
     if checkpoint is None:
         console.note(f"no checkpoint named: using the newest run, {folder}")
@@ -62,7 +66,7 @@ def export(
 
         row = export_hf(folder, hf)
     else:
-        row = export_onnx(folder, out or default_path(folder, options), options)
+        row = export_checkpoint(folder, out or default_path(folder, options), options)
     if as_json:
         console.result_json(row)
         return

@@ -149,7 +149,10 @@ def find_checkpoint(path: str | Path | None, runs: Path = Path("runs")) -> Path:
         raise UsageError(f"{path}: there is no such run folder or checkpoint.")
     if path.is_file():
         if path.name != "model.safetensors":
-            raise UsageError(f"{path} is no checkpoint; name a run folder, a checkpoint folder or a model.safetensors.")
+            raise UsageError(
+                f"{path} is no checkpoint; name a run folder, a checkpoint folder or a model.safetensors "
+                "(`predict` takes a .onnx file too)."
+            )
         return path.parent
     if (path / "model.safetensors").exists():
         return path

@@ -1,4 +1,4 @@
-"""Export: a checkpoint as one ONNX file that is checked against the network before it gets its name."""
+"""Export: a checkpoint as one file, ONNX or torch.export, checked against the network before it gets its name."""
 
 from __future__ import annotations
 
@@ -28,8 +28,11 @@ from seghiero_core.export_graph import (
     to_onnx,
     trace,
 )
+from seghiero_core.export_pt2 import pt2_run, to_pt2
+from seghiero_core.parity import onnx_run
 from seghiero_core.trained import load_trained
 
+FORMATS = ("onnx", "pt2")
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20
 
@@ -39,35 +42,40 @@ class ExportOptions:
     """What to export.
 
     Attributes:
-        precision: fp32, fp16 or int8.
+        format: of FORMATS.
+        precision: fp32, fp16 or int8 (ONNX only).
         input: uint8, or float32 with the same values 0..255.
         outputs: "masks" (ids and confidence of every level) or "logits".
         mode: a decoding of MODES.
         confidence: a threshold in 0..1 to back off from, see `decode`; None or 0 for none.
-        opset: of OPSETS.
+        opset: of OPSETS, ONNX only; DEFAULT_OPSET when None.
     """
 
+    format: str = "onnx"
     precision: str = "fp32"
     input: str = "uint8"
     outputs: str = "masks"
     mode: str = "leaf"
     confidence: float | None = None
-    opset: int = DEFAULT_OPSET
+    opset: int | None = None
 
     def check(self) -> None:
-        """Raise UsageError for a value that there isn't."""
+        """Raise UsageError for a value that there isn't, or that the format has not."""
+        if self.format == "pt2" and (self.precision == "int8" or self.opset is not None):
+            flag = "--opset" if self.opset is not None else "--int8"
+            raise UsageError(f"{flag} is for ONNX; leave it out, or leave out --pt2.")
         for flag, value, known in (
             ("--input", self.input, ("uint8", "float32")),
             ("--outputs", self.outputs, ("masks", "logits")),
             ("--decode", self.mode, tuple(MODES)),
-            ("--opset", str(self.opset), tuple(str(opset) for opset in OPSETS)),
+            ("--opset", str(self.opset or DEFAULT_OPSET), tuple(str(opset) for opset in OPSETS)),
         ):
             if value not in known:
                 raise UsageError(f"{flag} {value}: unknown.{nearest(value, known)} Known: {', '.join(known)}.")
         check_decoding(self.mode, self.confidence)
 
 
-def export_onnx(folder: Path, out: Path, options: ExportOptions) -> dict[str, Any]:
+def export_checkpoint(folder: Path, out: Path, options: ExportOptions) -> dict[str, Any]:
     """Write the checkpoint in `folder` to `out` and return what was measured.
 
     The file gets its name only when it has passed `export_check.check`.
@@ -82,59 +90,68 @@ def export_onnx(folder: Path, out: Path, options: ExportOptions) -> dict[str, An
     partial = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         partial.touch()  # a folder that can't be written to is known before minutes of work
-        graph = _graph(model, channels, checkpoint, options)
-        partial.write_bytes(graph.SerializeToString())
-        row = check(partial, model, checkpoint, options.precision)
+        traced = copy.deepcopy(model)
+        if options.precision == "fp16":
+            traced.model.backbone = HalfPrecision(traced.model.backbone)
+        metadata = _metadata(model, channels, checkpoint, options)
+        if options.format == "pt2":
+            content, outputs = to_pt2(traced, getattr(torch, options.input), options.outputs, metadata)
+        else:
+            graph = _graph(traced, checkpoint, options)
+            set_metadata(graph, metadata)
+            content, outputs = graph.SerializeToString(), [output.name for output in graph.graph.output]
+        partial.write_bytes(content)
+        run = pt2_run(partial) if options.format == "pt2" else onnx_run(partial)
+        row = check(run, model, checkpoint, options.precision, options.input)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
     return {
         "path": str(out),
         "checkpoint": str(folder),
-        "opset": options.opset,
+        **({} if options.format == "pt2" else {"opset": options.opset or DEFAULT_OPSET}),
         "precision": options.precision,
         "input": options.input,
-        "outputs": [output.name for output in graph.graph.output],
+        "outputs": outputs,
         "mib": round(out.stat().st_size / 2**20, 2),
         **row,
     }
 
 
 def default_path(folder: Path, options: ExportOptions) -> Path:
-    """model.onnx (model-fp16.onnx, ...) in the run folder of a checkpoint, or beside a checkpoint without a run."""
+    """model.onnx (model.pt2, model-fp16.onnx, ...) in the run of a checkpoint, or beside a checkpoint without a run."""
     folder = folder.resolve()
     run = folder.parents[1] if folder.parent.name == "checkpoints" else folder.parent
-    return run / ("model.onnx" if options.precision == "fp32" else f"model-{options.precision}.onnx")
+    name = "model" if options.precision == "fp32" else f"model-{options.precision}"
+    return run / f"{name}.{options.format}"
 
 
-def _graph(model: DecodedModel, channels: int, checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProto:
-    traced = copy.deepcopy(model)
-    if options.precision == "fp16":
-        traced.model.backbone = HalfPrecision(traced.model.backbone)
-    hierarchy = model.hierarchy
-    graph = to_onnx(trace(traced, getattr(torch, options.input)), hierarchy, options.opset)
-    check_opset(graph, options.opset)
+def _graph(model: DecodedModel, checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProto:
+    opset = options.opset or DEFAULT_OPSET
+    graph = to_onnx(trace(model, getattr(torch, options.input)), model.hierarchy, opset)
+    check_opset(graph, opset)
     if options.precision == "int8":
         from seghiero_core.quantize import to_int8
 
         graph = to_int8(graph, calibration_images(checkpoint))
-    logits, *masks = output_names(hierarchy)
+    logits, *masks = output_names(model.hierarchy)
     keep_outputs(graph, [logits] if options.outputs == "logits" else masks)
-    mean, std = (buffer.flatten() / 255 for buffer in (model.model.mean, model.model.std))
-    set_metadata(
-        graph,
-        {
-            **class_metadata(hierarchy),
-            "normalization": {"mean": mean.tolist(), "std": std.tolist()},
-            "decoding": {
-                "mode": options.mode,
-                "scores": model.scores,
-                "channels": channels,
-                "confidence": model.confidence,
-                "undecided": None if model.confidence is None else undecided_id(hierarchy),
-            },
-            "seghiero_version": __version__,
-            "config_sha256": hashlib.sha256((checkpoint.folder / "config.yaml").read_bytes()).hexdigest(),
-        },
-    )
     return graph
+
+
+def _metadata(model: DecodedModel, channels: int, checkpoint: Checkpoint, options: ExportOptions) -> dict[str, Any]:
+    """The values of `onnx_file.METADATA_KEYS`."""
+    mean, std = (buffer.flatten() / 255 for buffer in (model.model.mean, model.model.std))
+    return {
+        **class_metadata(model.hierarchy),
+        "normalization": {"mean": mean.tolist(), "std": std.tolist()},
+        "decoding": {
+            "mode": options.mode,
+            "scores": model.scores,
+            "channels": channels,
+            "confidence": model.confidence,
+            "undecided": None if model.confidence is None else undecided_id(model.hierarchy),
+        },
+        "seghiero_version": __version__,
+        "config_sha256": hashlib.sha256((checkpoint.folder / "config.yaml").read_bytes()).hexdigest(),
+    }

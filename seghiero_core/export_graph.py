@@ -69,17 +69,17 @@ def output_names(hierarchy: Hierarchy) -> list[str]:
     return ["logits", *(f"ids_{name}" for name in levels), *(f"confidence_{name}" for name in levels)]
 
 
-def trace(model: DecodedModel, input_dtype: torch.dtype) -> torch.export.ExportedProgram:
-    """`model` as a torch.export program whose batch, height and width are free."""
+def trace(model: nn.Module, input_dtype: torch.dtype) -> torch.export.ExportedProgram:
+    """`model`, with the input `image`, as a torch.export program whose batch, height and width are free."""
     example = torch.randint(0, 256, (2, 3, *EXAMPLE_SIZE)).to(input_dtype)
     free = torch.export.Dim.DYNAMIC
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         return torch.export.export(model.eval(), (example,), dynamic_shapes={"image": {0: free, 2: free, 3: free}})
 
 
 def to_onnx(program: torch.export.ExportedProgram, hierarchy: Hierarchy, opset: int) -> onnx.ModelProto:
     """The program as ONNX, with the input `image` and the outputs of `output_names`."""
-    with _quiet():
+    with quiet():
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -156,8 +156,8 @@ def _name_dimensions(model: onnx.ModelProto) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter's advice to programmers isn't for the user."""
+def quiet() -> Iterator[None]:
+    """Silence: the exporter's advice to programmers isn't for the user."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,7 +1,7 @@
 """Softmax over channels for the ONNX exporter.
 
-onnxruntime's own CPU kernel takes the rows of a softmax one by one, and over channels B,C,H,W each row is a pixel: at 11
-classes it is five times slower than the same sums over whole planes, and as long as a third of ResNet-50.
+onnxruntime's own CPU kernel takes the rows of a softmax one by one, and over channels B,C,H,W each row is a pixel: at
+11 classes it is five times slower than the same sums over whole planes, and takes a third as long as ResNet-50.
 """
 
 from __future__ import annotations

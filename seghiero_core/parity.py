@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
 
 from seghiero_core.export_graph import DecodedModel
+from seghiero_core.onnx_file import make_session, read_metadata, read_onnx, with_logits
 
+Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Images B,3,H,W -> the outputs of an exported file by name, `logits` among them."""
 SIZES = ((97, 131), (256, 320), (512, 512))
 LARGEST = 1024
 BATCH_SIZES = (1, 2)
@@ -31,29 +35,41 @@ class Parity:
     argmax_agreement: dict[str, float] = field(default_factory=dict)
 
 
+def onnx_run(path: Path) -> Run:
+    """The ONNX file at `path`, from arrays to arrays, giving its inner value `logits` too."""
+    graph = read_onnx(path)
+    channels = read_metadata(graph, path)["decoding"]["channels"]
+    return session_run(make_session(with_logits(graph, channels, only=False).SerializeToString()))
+
+
+def session_run(session: onnxruntime.InferenceSession) -> Run:
+    """An onnxruntime session, from arrays to arrays."""
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+
 @torch.inference_mode()
 def measure_parity(
-    session: onnxruntime.InferenceSession,
+    run: Run,
     model: DecodedModel,
     images: Sequence[np.ndarray],
+    dtype: str,
     sizes: Sequence[tuple[int, int]] = SIZES,
 ) -> Parity:
     """Compare on `images` (H,W,3 uint8), cropped or mirrored to each of `sizes` (H, W), in batches of BATCH_SIZES.
 
-    `session` gives `logits`, and the ids of every level unless the file has none.
+    `run` takes images of `dtype` (uint8 or float32) and gives `logits`, and the ids of every level unless it has none.
     """
     parity = Parity()
-    names = [output.name for output in session.get_outputs()]
     levels = [level.name for level in model.hierarchy.levels]
     same = dict.fromkeys(levels, 0)
     pixels = 0
-    dtype = np.uint8 if session.get_inputs()[0].type == "tensor(uint8)" else np.float32
     for size in sizes:
         for first, count in enumerate(BATCH_SIZES):
             batch = np.stack([fitted(images[(first + i) % len(images)], size) for i in range(count)])
             batch = np.ascontiguousarray(batch.transpose(0, 3, 1, 2)).astype(dtype)
             expected = model(torch.from_numpy(batch))
-            found = dict(zip(names, session.run(names, {"image": batch}), strict=True))
+            found = run(batch)
             logits = expected[0].numpy()
             error = np.abs(found["logits"] - logits).max()
             parity.max_abs_error = max(parity.max_abs_error, float(error) if np.isfinite(error) else float("inf"))

@@ -16,7 +16,7 @@ from seghiero_core import load
 from seghiero_core.decodings import MODES, undecided_id
 from seghiero_core.errors import UsageError
 from seghiero_core.evaluate import evaluate_checkpoint
-from seghiero_core.export import ExportOptions, export_onnx
+from seghiero_core.export import ExportOptions, export_checkpoint
 from seghiero_core.hierarchy import Hierarchy
 from seghiero_core.onnx_file import make_session, read_metadata, read_onnx
 
@@ -49,7 +49,7 @@ def image(starter_folder):
 def backing_off(tiny_run, tmp_path_factory):
     """An ONNX file with a threshold."""
     path = tmp_path_factory.mktemp("exported") / "a.onnx"
-    export_onnx(tiny_run / "best", path, ExportOptions(confidence=THRESHOLD))
+    export_checkpoint(tiny_run / "best", path, ExportOptions(confidence=THRESHOLD))
     return path
 
 

@@ -27,7 +27,7 @@ STAGES = [
     "engine distributed signals freezing sharded optim trained published_weights whole_model",
     "tiles tta onnx_file infer",
     "evaluate prediction_files predict_files",
-    "export_graph parity quantize export_check export export_hf",
+    "onnx_softmax export_graph export_pt2 parity quantize export_check export export_hf",
     "run run_folder bad_steps memory trackers training_state saving train dry_run doctor",
     "scaffold_text scaffold",
 ]
