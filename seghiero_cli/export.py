@@ -18,7 +18,7 @@ def export(
         Path | None, typer.Argument(metavar="[CHECKPOINT]", help="A run or checkpoint; the newest run when left out.")
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (the default).")] = False,
-    pt2: Annotated[bool, typer.Option("--pt2", help="Write a torch.export program instead.")] = False,
+    pt2: Annotated[bool, typer.Option("--pt2", help="Write a torch.export program (.pt2) instead, for torch alone or AOTInductor.")] = False,
     hf: Annotated[
         Path | None, typer.Option("--hf", metavar="DIR", help="Write a SegFormer as a folder for transformers.")
     ] = None,
@@ -26,7 +26,7 @@ def export(
         Path | None, typer.Option(metavar="FILE", help="The file; model.onnx or model.pt2 in the run when left out.")
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Half precision inside.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit, calibrated on the data set.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit, calibrated on the data set; ONNX only.")] = False,
     input_type: Annotated[
         str | None, typer.Option("--input", help="uint8 (when left out), or float32 with the same 0..255.")
     ] = None,
