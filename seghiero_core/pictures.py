@@ -86,15 +86,17 @@ def _no_limit_of_pillow() -> Iterator[None]:
 
 
 def _from_image(image: Image.Image, name: str) -> Picture:
-    """Keeps the image as Pillow decodes it, in its own mode, and converts what is cropped."""
+    """Keeps the image, which nobody else has, as Pillow decodes it, in its own mode, and converts what is cropped."""
     height, width = upright_size(image)
-    upright: list[Image.Image] = []
+    is_upright = False
 
     def crop(top: int, bottom: int, left: int, right: int) -> np.ndarray:
+        nonlocal is_upright
         try:
-            if not upright:
-                upright.append(ImageOps.exif_transpose(image))
-            return to_rgb(upright[0].crop((left, top, right, bottom)))
+            if not is_upright:
+                ImageOps.exif_transpose(image, in_place=True)  # else it would copy, and two may not fit in memory
+                is_upright = True
+            return to_rgb(image.crop((left, top, right, bottom)))
         except MemoryError:
             raise
         except Exception as error:

@@ -136,8 +136,10 @@ def test_any_mode_is_read(predict, tiny_run, tmp_path, mode):
     check_masks(tmp_path / "out" / "image", load(tiny_run, device="cpu")(np.array(rgb)))
 
 
+@pytest.mark.parametrize("read_ahead", [1 << 24, 100], ids=["read ahead", "read late"])
 @pytest.mark.parametrize("tile", [[], ["--tile", "64", "--overlap", "32"]])
-def test_exif_rotation_is_undone(predict, tiny_run, tmp_path, tile):
+def test_exif_rotation_is_undone(predict, tiny_run, tmp_path, monkeypatch, tile, read_ahead):
+    monkeypatch.setattr("seghiero_core.pictures.READ_AHEAD_PIXELS", read_ahead)
     image = Image.fromarray(np.random.default_rng(4).integers(0, 256, (7, 11, 3), dtype=np.uint8)).resize((110, 70))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
@@ -370,7 +372,7 @@ finally:
 
 
 def check_memory(run: Path, side: int, folder: Path) -> None:
-    """Predicting a side x side image may add to what one tile takes: the decoded image and a few strips."""
+    """Predicting a side x side image may add to what one tile takes: the image, decoded once, and a few strips."""
     small = Image.fromarray(np.random.default_rng(6).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     small.resize((side, side), Image.Resampling.BICUBIC).save(folder / "large.jpg", quality=70)
     line = [sys.executable, "-c", MEASURE, str(run), str(folder / "large.jpg"), "--out", str(folder / "out")]
