@@ -18,7 +18,7 @@ def export(
         Path | None, typer.Argument(metavar="[CHECKPOINT]", help="A run or checkpoint; the newest run when left out.")
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (the default).")] = False,
-    pt2: Annotated[bool, typer.Option("--pt2", help="Write a torch.export program (.pt2) instead, for torch alone or AOTInductor.")] = False,
+    pt2: Annotated[bool, typer.Option("--pt2", help="Write a torch.export program instead (.pt2).")] = False,
     hf: Annotated[
         Path | None, typer.Option("--hf", metavar="DIR", help="Write a SegFormer as a folder for transformers.")
     ] = None,

@@ -12,6 +12,7 @@ import typer
 from seghiero_cli import (
     channels,
     console,
+    data,
     demo,
     doctor,
     evaluate,
@@ -46,6 +47,7 @@ app.command("channels", epilog=channels.EXAMPLE)(channels.channels)
 app.command("scaffold-backbone", epilog=scaffold.BACKBONE_EXAMPLE)(scaffold.scaffold_backbone)
 app.command("scaffold-head", epilog=scaffold.HEAD_EXAMPLE)(scaffold.scaffold_head)
 app.add_typer(weights.app, name="weights")
+app.add_typer(data.app, name="data")
 app.command("init", epilog=init.EXAMPLE)(init.init)
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)

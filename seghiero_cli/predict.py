@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +9,7 @@ import typer
 
 from seghiero_cli import console
 from seghiero_cli.decoding import DECODE_HELP, UNDECIDED_HELP
+from seghiero_cli.progress import Progress
 
 EXAMPLE = "Example: seghiero predict runs/cfg photos/ --out predictions --tta flip --skip-existing"
 
@@ -58,21 +57,22 @@ def predict(
         tta=names,
         batch_size=batch_size,
     )
-    progress = _Progress(len(jobs))
     failed: list[str] = []
     done = skipped = 0
-    for result in predict_files(
-        predictor, jobs, probabilities=probabilities, skip_existing=skip_existing, max_pixels=max_pixels
-    ):
-        skipped += result.skipped
-        if result.error is not None:
-            failed.append(result.error)
-        elif not result.skipped:
-            done += 1
-        if as_json:
-            _json_line(result)
-        progress.show(done, skipped, len(failed))
-    progress.end()
+    with Progress() as progress:
+        for result in predict_files(
+            predictor, jobs, probabilities=probabilities, skip_existing=skip_existing, max_pixels=max_pixels
+        ):
+            skipped += result.skipped
+            if result.error is not None:
+                failed.append(result.error)
+            elif not result.skipped:
+                done += 1
+            if as_json:
+                _json_line(result)
+            rate = done / max(progress.seconds, 1e-9)
+            text = f"{done + skipped + len(failed)}/{len(jobs)} images, {rate:.1f} images/s"
+            progress.show(text + (f", {len(failed)} failed" if failed else ""))
     summary = f"{done} of {len(jobs)} images predicted" + (f", {skipped} were there already" if skipped else "")
     (console.note if as_json else console.result)(f"{summary}: {out}")
     if failed:
@@ -88,29 +88,3 @@ def _json_line(result) -> None:
     else:
         document |= {"ms": round(result.ms, 2), **result.measures}
     console.result_json_line(document)
-
-
-class _Progress:
-    """Images done and images/s, on stderr: one line that is rewritten on a terminal, else a line every 10 s."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.live = total, sys.stderr.isatty()
-        self.started = self.said = time.monotonic()
-
-    def show(self, done: int, skipped: int, failed: int) -> None:
-        now = time.monotonic()
-        if now - self.said < (0.1 if self.live else 10):
-            return
-        self.said = now
-        rate = done / (now - self.started)
-        text = f"{done + skipped + failed}/{self.total} images, {rate:.1f} images/s" + (
-            f", {failed} failed" if failed else ""
-        )
-        if self.live:
-            print(f"\r{text}", end="\033[K", file=sys.stderr, flush=True)
-        else:
-            console.note(text)
-
-    def end(self) -> None:
-        if self.live:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)

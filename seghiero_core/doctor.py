@@ -18,7 +18,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from seghiero_core import __version__
 from seghiero_core.config import load_config
 from seghiero_core.data.loaders import Augment, batches, num_workers, train_loader
-from seghiero_core.data.samples import find_samples
+from seghiero_core.data.samples import split_samples
 from seghiero_core.engine import check_device, pick_precision
 from seghiero_core.errors import SeghieroError
 from seghiero_core.hierarchy import Hierarchy
@@ -135,11 +135,8 @@ def _writable(name: str, folder: Path, advice: str) -> Finding:
 
 def _throughput(config: Config, images: int = 32) -> Finding:
     """Images per second out of the training loader, decoded and augmented, from its second batch on."""
-    dataset = config.dataset
     try:
-        samples = find_samples(
-            dataset.train, name="train", image_suffix=dataset.image_suffix, mask_suffix=dataset.mask_suffix
-        )
+        samples = split_samples(config.dataset, "train")
         device = check_device(config.training.device).partition(":")[0]
         augment = Augment(**config.transform.model_dump(), seed=0)
         hierarchy = Hierarchy.from_config(config.classes)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.data.loaders import batches, eval_loader
-from seghiero_core.data.samples import find_samples
+from seghiero_core.data.samples import split_samples
 from seghiero_core.decode import decode
 from seghiero_core.decodings import check_decoding
 from seghiero_core.distributed import any_process
@@ -109,8 +109,7 @@ def evaluate_checkpoint(
     _, hierarchy, scores, model = load_trained(folder, accelerator.device)
     if background is not None and background not in hierarchy.nodes:
         raise UsageError(f"--background: there is no class '{background}'.{nearest(background, hierarchy.nodes)}")
-    dataset = config.dataset
-    samples = find_samples(section, name=split, image_suffix=dataset.image_suffix, mask_suffix=dataset.mask_suffix)
+    samples = split_samples(config.dataset, split)
     loader = eval_loader(
         samples,
         hierarchy,

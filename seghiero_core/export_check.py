@@ -9,7 +9,7 @@ import torch
 
 from seghiero_core.checkpoint import Checkpoint
 from seghiero_core.data.images import node_table, read_image, read_mask, to_nodes
-from seghiero_core.data.samples import Sample, find_samples
+from seghiero_core.data.samples import Sample, split_samples
 from seghiero_core.errors import CheckFailed, DataError
 from seghiero_core.export_graph import DecodedModel
 from seghiero_core.metrics import Metrics
@@ -95,11 +95,8 @@ def _check_int8(run: Run, model: DecodedModel, dtype: str, samples: list[Sample]
 
 def _samples(checkpoint: Checkpoint, split: str) -> list[Sample]:
     """The samples of a split, none where its folders aren't there or don't fit."""
-    dataset = checkpoint.config.dataset
     try:
-        return find_samples(
-            getattr(dataset, split), name=split, image_suffix=dataset.image_suffix, mask_suffix=dataset.mask_suffix
-        )
+        return split_samples(checkpoint.config.dataset, split)
     except DataError:
         return []
 

@@ -36,7 +36,7 @@ def truth_at_level(target: np.ndarray, level: int, hierarchy: Hierarchy) -> np.n
 def prediction_grid(
     images: Sequence[np.ndarray],
     targets: Sequence[np.ndarray],
-    predictions: Sequence[Sequence[np.ndarray]],
+    predictions: Sequence[Sequence[np.ndarray]] | None,
     hierarchy: Hierarchy,
     *,
     captions: Sequence[str] | None = None,
@@ -47,16 +47,19 @@ def prediction_grid(
     Args:
         images: each H,W,3 uint8 RGB; their sizes may differ.
         targets: each H,W node indices or IGNORE_INDEX.
-        predictions: for each image a list over levels, each H,W class numbers in the level's own numbering.
+        predictions: for each image a list over levels, each H,W class numbers in the level's own numbering; None leaves
+            them out.
         captions: a line of text under each row, such as the file's name.
         cell_width: px; heights follow from each image's shape.
     """
     num_levels = len(hierarchy.levels)
     truths = [[truth_at_level(target, level, hierarchy) for level in range(num_levels)] for target in targets]
     shown = [
-        _classes_shown([row[level] for row in (*truths, *predictions)], level, hierarchy) for level in range(num_levels)
+        _classes_shown([row[level] for row in (*truths, *(predictions or ()))], level, hierarchy)
+        for level in range(num_levels)
     ]
-    group = 2 * cell_width + GAP
+    columns = ("truth",) if predictions is None else ("truth", "prediction")
+    group = len(columns) * (cell_width + GAP) - GAP
     width = 2 * MARGIN + cell_width + num_levels * (GROUP_GAP + group)
     heights = [max(1, round(cell_width * image.shape[0] / image.shape[1])) for image in images]
     under = LINE if captions else GAP
@@ -72,15 +75,16 @@ def prediction_grid(
         left = MARGIN + cell_width + GROUP_GAP + level * (group + GROUP_GAP)
         _centered(draw, left + group / 2, MARGIN, hierarchy.levels[level].name, INK, bold=True)
         draw.line((left, MARGIN + LINE - 4, left + group, MARGIN + LINE - 4), fill=(205, 208, 214))
-        _centered(draw, left + cell_width / 2, MARGIN + LINE, "truth", INK)
-        _centered(draw, left + cell_width * 1.5 + GAP, MARGIN + LINE, "prediction", INK)
+        for number, column in enumerate(columns):
+            _centered(draw, left + number * (cell_width + GAP) + cell_width / 2, MARGIN + LINE, column, INK)
 
     for i, image in enumerate(images):
         cell = (cell_width, heights[i])
         page.paste(Image.fromarray(image).resize(cell, Image.Resampling.LANCZOS), (MARGIN, top))
         for level in range(num_levels):
             left = MARGIN + cell_width + GROUP_GAP + level * (group + GROUP_GAP)
-            for column, ids in enumerate((truths[i][level], predictions[i][level])):
+            panels = [truths[i][level]] if predictions is None else [truths[i][level], predictions[i][level]]
+            for column, ids in enumerate(panels):
                 panel = colorize(_nearest(np.asarray(ids), cell), level, hierarchy)
                 page.paste(Image.fromarray(panel), (left + column * (cell_width + GAP), top))
         top += heights[i]

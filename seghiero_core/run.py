@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from seghiero_core.checkpoint import newest_whole_checkpoint
 from seghiero_core.data.audit import audit
 from seghiero_core.data.loaders import Augment, EpochSampler, eval_loader, train_loader
-from seghiero_core.data.samples import find_samples
+from seghiero_core.data.samples import split_samples
 from seghiero_core.distributed import check_processes
 from seghiero_core.engine import make_accelerator
 from seghiero_core.errors import ConfigError
@@ -105,9 +105,7 @@ def prepare(config: Config, notify: Notify = quiet, *, resume: bool = False) -> 
     hierarchy = Hierarchy.from_config(config.classes)
     dataset, samples, facts = config.dataset, {}, {}
     for name in ("train", "val"):
-        samples[name] = find_samples(
-            getattr(dataset, name), name=name, image_suffix=dataset.image_suffix, mask_suffix=dataset.mask_suffix
-        )
+        samples[name] = split_samples(dataset, name)
         facts[name] = audit(samples[name], hierarchy, check=dataset.check)
         notify({"event": "data", "split": name, "images": len(samples[name]), "sizes": list(facts[name].sizes)})
 

@@ -23,7 +23,7 @@ STAGES = [
     "data starter pictures png",
     "checkpoint",
     "hub weight_files key_layouts weights backbones heads segmentation model testing",
-    "losses decode metrics report",
+    "losses decode metrics report data_overview",
     "engine distributed signals freezing sharded optim trained published_weights whole_model",
     "tiles tta onnx_file infer",
     "evaluate prediction_files predict_files",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from seghiero_core.errors import DataError
+from seghiero_core.schema import DatasetConfig
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 MASK_EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm"})
@@ -55,6 +56,13 @@ def find_samples(split: Split, *, name: str = "train", image_suffix: str = "", m
     return [Sample(images[stem], masks[stem]) for stem in sorted(images)]
 
 
+def split_samples(dataset: DatasetConfig, name: str) -> list[Sample]:
+    """`find_samples` of the split `name` (train, val, test) of a config's `dataset` section."""
+    return find_samples(
+        getattr(dataset, name), name=name, image_suffix=dataset.image_suffix, mask_suffix=dataset.mask_suffix
+    )
+
+
 def _by_stem(folder: Path, extensions: frozenset[str], suffix: str, key: str, kind: str) -> dict[str, Path]:
     """Files of `folder` by relative path without extension and suffix, with `/` between folders."""
     if not folder.is_dir():
@@ -62,7 +70,7 @@ def _by_stem(folder: Path, extensions: frozenset[str], suffix: str, key: str, ki
         raise DataError(f"{key}: {folder} {what}. Correct the path (it is relative to the YAML file).")
     found: dict[str, Path] = {}
     passed_over = 0
-    for path in _files(folder):
+    for path in files_below(folder):
         if path.suffix.lower() not in extensions or not path.stem.endswith(suffix):
             passed_over += 1
             continue
@@ -80,7 +88,7 @@ def _by_stem(folder: Path, extensions: frozenset[str], suffix: str, key: str, ki
     return found
 
 
-def _files(folder: Path):
+def files_below(folder: Path):
     """Every file below `folder` that is not hidden; each real folder is entered once, so that links can't loop."""
     entered = set()
     for here, folders, names in os.walk(folder, followlinks=True):

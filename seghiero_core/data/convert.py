@@ -1,0 +1,135 @@
+"""Masks painted in colours to masks of label values, which is what the loaders read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from seghiero_core.data.images import opened
+from seghiero_core.data.samples import MASK_EXTENSIONS, files_below
+from seghiero_core.errors import DataError, UsageError
+
+Color = tuple[int, int, int]
+UNKNOWN = -1
+SHOWN = 10
+
+
+def convert_masks(
+    source: Path,
+    out: Path,
+    values: Mapping[Color, int],
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Write every colour mask below `source` as a PNG of label values at the same place below `out`.
+
+    Args:
+        values: the label value of each (R, G, B). Files are 8-bit PNGs with these colours as palette, or 16-bit ones
+            where a value is above 255.
+        on_progress: called with (masks done, masks in all).
+
+    Returns the files written. Raises UsageError where `source` holds no mask or two would be written to one file, and
+    where `out` is within `source` or holds files; DataError, once all others are written, with the masks that have
+    other colours or can't be read.
+    """
+    targets = _targets(source, out)
+    table = np.full(1 << 24, UNKNOWN, dtype=np.int32)
+    for (red, green, blue), value in values.items():
+        table[red << 16 | green << 8 | blue] = value
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    for color, value in values.items():
+        if value < 256:
+            palette[value] = color
+
+    def convert(mask: Path) -> str | None:
+        try:
+            _write(_label_values(mask, table), targets[mask], palette if max(values.values()) < 256 else None)
+        except DataError as error:
+            return str(error)
+
+    faults = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, fault in enumerate(pool.map(convert, targets), start=1):
+            faults += [fault] if fault else []
+            if on_progress:
+                on_progress(done, len(targets))
+    if faults:
+        more = [f"... and {len(faults) - SHOWN} more."] if len(faults) > SHOWN else []
+        first = f"{len(faults)} of {len(targets)} masks were not converted:"
+        raise DataError("\n".join([first, *faults[:SHOWN], *more]))
+    return list(targets.values())
+
+
+def _targets(source: Path, out: Path) -> dict[Path, Path]:
+    if not source.is_dir():
+        raise UsageError(f"{source} is no folder; name the one that holds the colour masks.")
+    if out.resolve().is_relative_to(source.resolve()):
+        raise UsageError(f"{out} is within {source}; name a folder outside of it.")
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} holds files already; name a new folder, or empty it.")
+    found = [path for path in files_below(source) if path.suffix.lower() in MASK_EXTENSIONS]
+    if not found:
+        raise UsageError(f"{source} holds no mask ({', '.join(sorted(MASK_EXTENSIONS))}).")
+    targets: dict[Path, Path] = {}
+    for path in found:
+        target = (out / path.relative_to(source)).with_suffix(".png")
+        if target in targets.values():
+            raise UsageError(f"{path} and another mask would both be written to {target}; rename one of them.")
+        targets[path] = target
+    return targets
+
+
+def _label_values(mask: Path, table: np.ndarray) -> np.ndarray:
+    """H,W int32. Raises DataError where the mask can't be read or holds a colour that has no value."""
+    with opened(mask) as image:
+        rgb = np.array(image.convert("RGB"), dtype=np.int32)
+    codes = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+    values = table[codes]
+    strange = values == UNKNOWN
+    if strange.any():
+        colors, counts = np.unique(codes[strange], return_counts=True)
+        most = sorted(zip(counts.tolist(), colors.tolist(), strict=True), reverse=True)[:5]
+        listed = ", ".join(f"{code >> 16},{code >> 8 & 255},{code & 255} ({count} px)" for count, code in most)
+        more = f" and {len(colors) - 5} more" if len(colors) > 5 else ""
+        raise DataError(
+            f"{mask} has colours of no class: {listed}{more}. Add them to classes.colors, or --ignore them."
+        )
+    return values
+
+
+def _write(values: np.ndarray, path: Path, palette: np.ndarray | None) -> None:
+    image = Image.fromarray(values.astype(np.uint16 if palette is None else np.uint8))
+    if palette is not None:
+        image.putpalette(palette.tobytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        image.save(partial, format="PNG")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def values_of_colors(
+    labels: Mapping[int, str], colors: Mapping[str, Sequence[int]], ignored: Sequence[Color], ignore: int
+) -> dict[Color, int]:
+    """The label value of each colour of `classes.colors`, and `ignore` for the `ignored` ones.
+
+    Raises UsageError where labels have no colours, or two have the same.
+    """
+    values: dict[Color, int] = {}
+    for color, value in [(tuple(colors[name]), value) for value, name in labels.items() if name in colors] + [
+        (color, ignore) for color in ignored
+    ]:
+        if values.setdefault(color, value) != value:
+            raise UsageError(f"the colour {','.join(map(str, color))} stands for two values: {values[color]}, {value}.")
+    if not values:
+        raise UsageError(
+            "classes.colors gives no label a colour; write the masks' colours there: {sky: [70, 130, 180]}."
+        )
+    return values
