@@ -40,9 +40,8 @@ def painted(tmp_path):
             path = tmp_path / "painted" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             rgb = np.array([table[value] for value in mask.ravel().tolist()], np.uint8).reshape(*mask.shape, 3)
-            Image.fromarray(rgb).convert(mode, **({"palette": Image.Palette.ADAPTIVE} if mode == "P" else {})).save(
-                path
-            )
+            picture = Image.fromarray(rgb)
+            (picture.quantize(8) if mode == "P" else picture.convert(mode)).save(path)
         return tmp_path / "cfg.yaml"
 
     return paint

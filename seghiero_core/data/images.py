@@ -76,8 +76,8 @@ def check_mask_mode(image: Image.Image, path: Path) -> None:
     if image.mode not in MASK_MODES:
         raise DataError(
             f"{path} has the channels {', '.join(image.getbands())} (mode {image.mode}); a mask has one channel that "
-            "holds the label value of each pixel. Save it as an 8-bit, 16-bit or palette PNG of label values; for masks "
-            "painted in colours there is `seghiero data convert`."
+            "holds the label value of each pixel. Save it as an 8-bit, 16-bit or palette PNG of label values "
+            "(`seghiero data convert` does it for masks painted in the classes' colours)."
         )
 
 
