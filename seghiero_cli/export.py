@@ -10,6 +10,7 @@ import typer
 from seghiero_cli import console
 from seghiero_cli.decoding import DECODE_HELP, UNDECIDED_HELP
 
+PT2_HELP = "Write a torch.export program instead: torch.export.load(FILE).module(check_guards=False)(images)."
 EXAMPLE = "Example: seghiero export runs/cfg --onnx --out street.onnx --json"
 
 
@@ -18,7 +19,7 @@ def export(
         Path | None, typer.Argument(metavar="[CHECKPOINT]", help="A run or checkpoint; the newest run when left out.")
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (the default).")] = False,
-    pt2: Annotated[bool, typer.Option("--pt2", help="Write a torch.export program instead (.pt2).")] = False,
+    pt2: Annotated[bool, typer.Option("--pt2", help=PT2_HELP)] = False,
     hf: Annotated[
         Path | None, typer.Option("--hf", metavar="DIR", help="Write a SegFormer as a folder for transformers.")
     ] = None,

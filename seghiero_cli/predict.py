@@ -40,10 +40,11 @@ def predict(
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 2_000_000_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per image.")] = False,
 ) -> None:
-    """Write an index PNG per level and an overlay for every image."""
+    """Write an index PNG per level and an overlay for every image; classes.json says which class a number is."""
     from seghiero_core.errors import DataError
     from seghiero_core.infer import load
     from seghiero_core.predict_files import find_jobs, predict_files
+    from seghiero_core.prediction_files import write_legend
 
     jobs = find_jobs(inputs, out)
     names = [name for name in tta.split(",") if name]
@@ -73,6 +74,8 @@ def predict(
             rate = done / max(progress.seconds, 1e-9)
             text = f"{done + skipped + len(failed)}/{len(jobs)} images, {rate:.1f} images/s"
             progress.show(text + (f", {len(failed)} failed" if failed else ""))
+    if done:
+        write_legend(out, predictor.hierarchy, predictor.undecided)
     summary = f"{done} of {len(jobs)} images predicted" + (f", {skipped} were there already" if skipped else "")
     (console.note if as_json else console.result)(f"{summary}: {out}")
     if failed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -63,7 +64,9 @@ def _report(written, place: str, kind: str, name: str, look: str) -> None:
     for file in written.files:
         console.result(f"wrote {file}")
     steps = [f"pip install -e {written.config.parent}"] if place == "package" else []
-    steps += [look, f"pytest {os.path.relpath(written.test)}"]
+    if find_spec("pytest") is None:
+        steps.append("pip install pytest")
+    steps += [look, f"python -m pytest {os.path.relpath(written.test)}"]
     if not Path(STARTER).exists():
         steps.append(f"seghiero init {STARTER}")
     config = f"{STARTER}/cfg.yaml --set '{kind}={{type: {name}}}'" if written.config is None else str(written.config)

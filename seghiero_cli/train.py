@@ -72,5 +72,6 @@ def run_training(config, *, resume: bool = False, force: bool = False, as_json: 
     if as_json:
         console.result_json(record.get("metrics"))
     elif record.get("metrics"):
+        console.note(f"The last validation, after epoch {record['epoch'] + 1}:")
         print_levels(record["metrics"])
         console.note(f"Next: seghiero eval {console.shown(config.run_dir)}")

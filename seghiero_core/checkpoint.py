@@ -142,7 +142,11 @@ def find_checkpoint(path: str | Path | None, runs: Path = Path("runs")) -> Path:
     if path is None:
         found = [run for run in runs.glob("*/") if (run / "best").exists() or (run / "last").exists()]
         if not found:
-            raise UsageError(f"no run under {runs.absolute()}; name a run folder or a checkpoint, or train one first.")
+            near = max(Path().glob("*/runs/*/last"), key=lambda last: last.lstat().st_mtime, default=None)
+            hint = f" There is {near.parent}." if near else ""
+            raise UsageError(
+                f"no run under {runs.absolute()}; name a run folder or a checkpoint, or train one first.{hint}"
+            )
         path = max(found, key=lambda run: (run / "last").stat().st_mtime)
     path = Path(path)
     if not path.exists():

@@ -9,6 +9,7 @@ import torch
 
 from seghiero_core.data.loaders import batches
 from seghiero_core.engine import peak_memory_mib
+from seghiero_core.errors import UsageError
 from seghiero_core.evaluate import evaluate
 from seghiero_core.freezing import set_training_mode
 from seghiero_core.memory import is_out_of_memory, out_of_memory, static_mib, trial_step
@@ -22,9 +23,13 @@ def dry_run(config: Config, *, resume: bool = False, force: bool = False, notify
 
     Returns batch_size (per process), processes, device, precision, parameters, epochs, steps_per_epoch, memory_mib
     (the parts that every step needs, and the peak), seconds_per_step (data included), seconds_per_epoch (validation
-    included, as often as it comes) and seconds. Raises what `train` would raise before and in its first step.
+    included, as often as it comes) and seconds. Raises what `train` would raise before and in its first step, but for a
+    run that is there already, which is a warning: nothing is written.
     """
-    check_run_folder(config.run_dir, resume=resume, force=force)
+    try:
+        check_run_folder(config.run_dir, resume=resume, force=force)
+    except UsageError as error:
+        notify({"event": "warning", "text": f"train would stop here: {error}"})
     run = prepare(config, notify, resume=resume)
     try:
         return _measured(run)

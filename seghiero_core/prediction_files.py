@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -21,6 +22,14 @@ def output_paths(stem: Path, hierarchy: Hierarchy, *, probabilities: bool) -> li
     """STEM.LEVEL.png for every level, STEM.overlay.png and, if asked, STEM.npz."""
     endings = [f"{level.name}.png" for level in hierarchy.levels] + ["overlay.png"] + ["npz"] * probabilities
     return [stem.with_name(f"{stem.name}.{ending}") for ending in endings]
+
+
+def write_legend(folder: Path, hierarchy: Hierarchy, undecided: int | None) -> None:
+    """Write classes.json: {"levels": {level: [class names, by number]}, "undecided": number or null}."""
+    names = {level.name: list(hierarchy.level_names(number)) for number, level in enumerate(hierarchy.levels)}
+    partial = folder / f".classes.json.{os.getpid()}"
+    partial.write_text(json.dumps({"levels": names, "undecided": undecided}, indent=1, ensure_ascii=False))
+    partial.replace(folder / "classes.json")
 
 
 class PredictionWriter:

@@ -137,7 +137,8 @@ class Registry:
             missing = "".join(f"\nNot loaded: {plugin} ({reason})." for plugin, reason in NOT_LOADED.items())
             raise UsageError(
                 f"there is no {self.kind} '{name}'.{nearest(name, self.entries)} "
-                f"Known: {', '.join(self.names())}.{missing}"
+                f"Known: {', '.join(self.names())}. Your own come from ./seghiero_plugins, from what `plugins:` of the "
+                f"config lists, and from --plugin.{missing}"
             )
         return self.entries[name]
 

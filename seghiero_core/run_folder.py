@@ -13,7 +13,8 @@ from pathlib import Path
 from seghiero_core.errors import UsageError
 
 WRITTEN = (
-    *("config.yaml", "metrics.jsonl", "weights.json", "validation.png", "bad_batch.json", "seghiero", "model*.onnx"),
+    *("config.yaml", "metrics.jsonl", "weights.json", "validation.png", "bad_batch.json", "seghiero"),
+    *("model*.onnx", "model*.pt2"),
     *("checkpoints", "best", "last", ".best.*", ".last.*"),
 )
 """What we write into a run folder, `seghiero` by trackers; nothing else in it is ever removed."""

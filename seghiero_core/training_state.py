@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def resume_run(run: Run, folder: Path, progress: dict[str, Any], notify: Notify)
     if checkpoint is None:
         notify({"event": "warning", "text": f"{folder} holds no checkpoint to resume; the run starts afresh."})
         return progress
-    changed = _differences(checkpoint.config, run.config)
+    changed = _differences(checkpoint.config, run.config, ("classes", "backbone", "head", "loss"))
     if changed:
         raise ConfigError(f"{folder} was trained with another model or classes; it can't be resumed:\n" + changed)
     tensors, saved = checkpoint.training_state()
@@ -36,6 +37,8 @@ def resume_run(run: Run, folder: Path, progress: dict[str, Any], notify: Notify)
                 "its place would be lost. Keep training.batch_size x gradient_accumulation x the number of processes, "
                 "and the training images, as they were."
             )
+    if changed := _differences(checkpoint.config, run.config, ("dataset", "transform", "training")):
+        notify({"event": "warning", "text": f"{folder} goes on with other values than it had:\n{changed}"})
     model = run.accelerator.unwrap_model(run.model)
     if run.is_sharded:
         state = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
@@ -121,10 +124,10 @@ def _load_optimizer(run: Run, model: nn.Module, tensors: dict[str, torch.Tensor]
             run.optimizer.state[of][key] = value
 
 
-def _differences(old: Config, new: Config) -> str:
-    """One line per key of the sections that shape the weights in which two configs differ."""
+def _differences(old: Config, new: Config, sections: Sequence[str]) -> str:
+    """One line per key of the sections in which two configs differ."""
     lines = []
-    for section in ("classes", "backbone", "head", "loss"):
+    for section in sections:
         before, after = (
             {"": v} if not isinstance(v, dict) else v for v in (old.model_dump()[section], new.model_dump()[section])
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -240,3 +242,33 @@ def test_a_stop_in_the_validation_is_answered_there(small, monkeypatch):
     assert len(seen) == 1  # of two validation batches
     assert train(config, resume=True)["event"] == "validation"
     assert_same(weights(whole.run_dir), weights(config.run_dir))
+
+
+def test_resuming_with_other_values_says_which(small, run):
+    assert run("train", small)[0] == 0
+    code, _, err = run("train", small, "--resume", "--set", "training.epochs=3", "--set", "transform.flip=0")
+    assert code == 0 and "goes on with other values than it had" in err
+    assert "training.epochs: 2 in the run, 3 now" in err and "transform.flip: 0.5 in the run, 0.0 now" in err
+    code, _, err = run("train", small, "--resume", "--set", "training.epochs=3", "--set", "transform.flip=0")
+    assert code == 0 and "other values" not in err
+
+
+def test_dry_run_beside_a_run_that_is_there(small, run):
+    assert run("train", small)[0] == 0
+    code, out, err = run("train", small, "--dry-run")
+    assert code == 0 and "time: " in out and "train would stop here" in err and "holds a run" in err
+    assert "would stop" not in run("train", small, "--dry-run", "--resume")[2]
+
+
+def test_a_run_one_folder_down_is_named(small, run, monkeypatch):
+    assert run("train", small)[0] == 0
+    monkeypatch.chdir(small.parent.parent)
+    code, _, err = run("eval")
+    assert code == 2 and "no run under" in err
+    named = Path(re.search(r"There is (.*)\.$", err.strip())[1])
+    assert named.resolve() == small.parent / "runs" / "small"
+
+
+def test_a_term_that_is_taken_for_a_preset(small, run):
+    code, _, err = run("train", small, "--set", "loss={preset: focal}")
+    assert code == 2 and "It is a term: terms: {focal: 1}." in err

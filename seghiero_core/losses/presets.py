@@ -92,9 +92,8 @@ def check_loss_section(section: Mapping[str, Any], hierarchy: Hierarchy | None =
     if preset is not None and terms is not None:
         faults.append("loss: give either a preset or terms, not both.")
     if preset is not None and preset not in PRESETS:
-        faults.append(
-            f"loss.preset: there is no preset '{preset}'.{nearest(preset, PRESETS)} Known: {', '.join(PRESETS)}."
-        )
+        hint = f" It is a term: terms: {{{preset}: 1}}." if preset in LOSSES else nearest(preset, PRESETS)
+        faults.append(f"loss.preset: there is no preset '{preset}'.{hint} Known: {', '.join(PRESETS)}.")
     if terms is not None:
         if not isinstance(terms, Mapping) or not terms:
             faults.append(f"loss.terms: expected a mapping from losses to weights, found {terms!r}.")
