@@ -12,16 +12,16 @@ import torch
 from onnxscript import opset18 as op
 
 
-def softmax(x: Any, dim: int, *_: Any) -> Any:
-    """aten::softmax.int and aten::_softmax; over the last dimension, as in attention, by onnxruntime's kernel."""
+def softmax(x: Any, dim: int, dtype: int = -1) -> Any:
+    """aten::softmax.int; over the last dimension, as in attention, by onnxruntime's kernel."""
     if dim in (-1, len(x.shape) - 1):
         return op.Softmax(x, axis=dim)
     powers = op.Exp(_shifted(x, dim))
     return op.Div(powers, op.ReduceSum(powers, [dim]))
 
 
-def log_softmax(x: Any, dim: int, *_: Any) -> Any:
-    """aten::log_softmax.int and aten::_log_softmax; over the last dimension by onnxruntime's kernel."""
+def log_softmax(x: Any, dim: int, dtype: int = -1) -> Any:
+    """aten::log_softmax.int; over the last dimension by onnxruntime's kernel."""
     if dim in (-1, len(x.shape) - 1):
         return op.LogSoftmax(x, axis=dim)
     shifted = _shifted(x, dim)
@@ -33,10 +33,5 @@ def _shifted(x: Any, dim: int) -> Any:
     return op.Sub(x, op.ReduceMax(x, [dim]))
 
 
-TRANSLATIONS = {
-    torch.ops.aten.softmax.int: softmax,
-    torch.ops.aten._softmax.default: softmax,
-    torch.ops.aten.log_softmax.int: log_softmax,
-    torch.ops.aten._log_softmax.default: log_softmax,
-}
-"""For `custom_translation_table` of torch.onnx.export; which of the two operators it meets depends on torch's version."""
+TRANSLATIONS = {torch.ops.aten.softmax.int: softmax, torch.ops.aten.log_softmax.int: log_softmax}
+"""For `custom_translation_table` of torch.onnx.export."""
