@@ -1,0 +1,59 @@
+"""The reference of the YAML file says what the schema says: every key, with its default, and no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from seghiero_core.losses.presets import DEFAULT_PRESET, LOSSES, PRESETS
+from seghiero_core.registry import BACKBONES, HEADS
+from seghiero_core.schema import Config
+
+LINES = (Path(__file__).parent.parent / "docs" / "config.md").read_text().splitlines()
+TABLES = [[cell.strip() for cell in line.split("|")][1:-1] for line in LINES if line.startswith("| `")]
+ROWS = {key.strip("`"): (default, text) for key, default, text in TABLES}
+
+
+def keys_of_the_schema() -> dict[str, list[object]]:
+    """Key: its defaults, several where types differ; none where it is required."""
+    found: dict[str, list[object]] = {}
+    for section, field in Config.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            for key, inner in field.annotation.model_fields.items():
+                default = [] if inner.is_required() else [inner.get_default(call_default_factory=True)]
+                found[f"{section}.{key}"] = default
+        elif section != "loss":
+            found[section] = [field.get_default(call_default_factory=True)]
+    for section, registry in (("backbone", BACKBONES), ("head", HEADS)):
+        for key, option in ((key, o) for name in registry.names() for key, o in registry.get(name).options.items()):
+            defaults = found.setdefault(f"{section}.{key}", [])
+            defaults += [option.default] if option.default not in defaults else []
+    return found
+
+
+def test_every_key_and_no_other():
+    others = {"loss.preset", "loss.terms", "loss.class_weights", *LOSSES}
+    assert len(TABLES) == len(ROWS) and set(ROWS) == set(keys_of_the_schema()) | others
+    assert all(text for _, text in ROWS.values())
+
+
+@pytest.mark.parametrize(("key", "defaults"), keys_of_the_schema().items(), ids=str)
+def test_defaults(key, defaults):
+    written = ROWS[key][0]
+    if len(defaults) != 1:
+        assert written == ("by type" if defaults else "required")
+        return
+    default = defaults[0]
+    plain = str(default) if isinstance(default, Path) else list(default) if isinstance(default, tuple) else default
+    assert yaml.safe_load(written.strip("`")) == plain
+
+
+def test_every_loss_with_its_options():
+    written = {name: yaml.safe_load("{" + ROWS[name][0].replace("`", "") + "}") for name in LOSSES}
+    assert written == {name: dict(entry.options) for name, entry in LOSSES.items()}
+    default, presets = ROWS["loss.preset"]
+    assert default == f"`{DEFAULT_PRESET}`" and re.findall(r"`(\w+)`", presets) == list(PRESETS)
