@@ -34,8 +34,8 @@ def print_summary(metrics: dict[str, Any]) -> None:
     console.table("", ("all levels", ""), rows, right=(1,))
     worst = metrics["levels"][0]["worst_confusions"][:5]
     if worst:
-        rows = [(c["truth"], c["predicted"], percent(c["share"])) for c in worst]
-        console.table("worst confusions", ("truth", "taken for", "share of the truth's pixels, %"), rows, right=(2,))
+        rows = [(c["truth"], c["predicted"], str(c["pixels"]), percent(c["share"])) for c in worst]
+        console.table("worst confusions", ("truth", "taken for", "pixels", "of the truth's, %"), rows, right=(2, 3))
 
 
 def print_back_off(curve: Sequence[dict[str, float | None]], confidence: float) -> None:

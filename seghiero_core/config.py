@@ -152,24 +152,30 @@ def _component_faults(section: str, registry: Any, given: Mapping[str, Any]):
         yield "type", f"{section}.type: {error}"
         return
     fixed = {"type", "pretrained"} if section == "backbone" else {"type", "proj_dim"}
-    known = {*fixed, *entry.options}
+    known = {*fixed, *_keys(entry)}
     if isinstance(entry, BackboneEntry):
-        known.add(entry.selector)
         try:
             entry.check_variant(given.get(entry.selector, entry.default))
         except UsageError as error:
             yield entry.selector, f"{section}.{entry.selector}: {error}"
     for key, value in given.items():
         if key not in known:
-            yield (
-                key,
-                f"{section}.{key}: unknown key for {name}.{nearest(key, known)} Known: {', '.join(sorted(known))}.",
-            )
+            others = [other for other in registry.names() if key in _keys(registry.get(other))]
+            hint = nearest(key, known)
+            if others:
+                whole = f"{section}={{type: {name}}}"
+                hint = f" It is of {', '.join(others)}: take it out, or set the section whole ({whole})."
+            yield key, f"{section}.{key}: unknown key for {name}.{hint} Known: {', '.join(sorted(known))}."
         elif key in entry.options:
             try:
                 TypeAdapter(entry.options[key].annotation).validate_python(value)
             except ValidationError as error:
                 yield key, f"{section}.{key}: {_expected(error.errors()[0])}"
+
+
+def _keys(entry: BackboneEntry | HeadEntry) -> set[str]:
+    """The keys that this component has and not every one."""
+    return {*entry.options} | ({entry.selector} if isinstance(entry, BackboneEntry) else set())
 
 
 def _override(data: dict[str, Any], places: dict[Key, str], override: str) -> None:

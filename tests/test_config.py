@@ -102,7 +102,11 @@ def test_all_faults_come_together_with_line_key_and_nearest_word(write):
         ("backbone: {type: resnt}", "Did you mean 'resnet'?"),
         ("backbone: {type: resnet, depth: 51}", "resnet has no depth '51'"),
         ("backbone: {type: segformer, variant: mit-b9}", "segformer has no variant 'mit-b9'"),
-        ("backbone: {type: segformer, output_stride: 16}", "unknown key for segformer"),
+        (
+            "backbone: {type: segformer, output_stride: 16}",
+            "unknown key for segformer. It is of convnext, resnet: take",
+        ),
+        ("backbone: {type: convnext, depth: 50}", "or set the section whole (backbone={type: convnext})"),
         ("training: {lr: 0.1, lr: 0.2}", "the key 'lr' stands twice"),
         ("training: [1, 2]", "training: expected a mapping of keys"),
         ("transform: {scale: [2, 1]}", "[smallest, largest]"),
