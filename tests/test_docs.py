@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from seghiero_core.losses.presets import DEFAULT_PRESET, LOSSES, PRESETS
 from seghiero_core.registry import BACKBONES, HEADS
@@ -24,15 +25,18 @@ def keys_of_the_schema() -> dict[str, list[object]]:
     for section, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             for key, inner in field.annotation.model_fields.items():
-                default = [] if inner.is_required() else [inner.get_default(call_default_factory=True)]
-                found[f"{section}.{key}"] = default
+                found[f"{section}.{key}"] = [] if inner.is_required() else [default_of(inner)]
         elif section != "loss":
-            found[section] = [field.get_default(call_default_factory=True)]
+            found[section] = [default_of(field)]
     for section, registry in (("backbone", BACKBONES), ("head", HEADS)):
         for key, option in ((key, o) for name in registry.names() for key, o in registry.get(name).options.items()):
             defaults = found.setdefault(f"{section}.{key}", [])
             defaults += [option.default] if option.default not in defaults else []
     return found
+
+
+def default_of(field: FieldInfo) -> object:
+    return field.default if field.default_factory is None else field.default_factory()
 
 
 def test_every_key_and_no_other():
