@@ -12,6 +12,7 @@ import numpy as np
 
 from seghiero_core.hierarchy import Hierarchy
 from seghiero_core.infer import Strip
+from seghiero_core.new_files import write_new_files
 from seghiero_core.png import PngWriter
 
 CHUNK = 128
@@ -27,9 +28,8 @@ def output_paths(stem: Path, hierarchy: Hierarchy, *, probabilities: bool) -> li
 def write_legend(folder: Path, hierarchy: Hierarchy, undecided: int | None) -> None:
     """Write classes.json: {"levels": {level: [class names, by number]}, "undecided": number or null}."""
     names = {level.name: list(hierarchy.level_names(number)) for number, level in enumerate(hierarchy.levels)}
-    partial = folder / f".classes.json.{os.getpid()}"
-    partial.write_text(json.dumps({"levels": names, "undecided": undecided}, indent=1, ensure_ascii=False))
-    partial.replace(folder / "classes.json")
+    text = json.dumps({"levels": names, "undecided": undecided}, indent=1, ensure_ascii=False)
+    write_new_files({folder / "classes.json": text}, force=True)
 
 
 class PredictionWriter:

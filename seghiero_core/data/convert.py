@@ -39,16 +39,14 @@ def convert_masks(
     """
     targets = _targets(source, out)
     table = np.full(1 << 24, UNKNOWN, dtype=np.int32)
+    palette = np.zeros((max(values.values()) + 1, 3), dtype=np.uint8)
     for (red, green, blue), value in values.items():
         table[red << 16 | green << 8 | blue] = value
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    for color, value in values.items():
-        if value < 256:
-            palette[value] = color
+        palette[value] = red, green, blue
 
     def convert(mask: Path) -> str | None:
         try:
-            _write(_label_values(mask, table), targets[mask], palette if max(values.values()) < 256 else None)
+            _write(_label_values(mask, table), targets[mask], palette)
         except DataError as error:
             return str(error)
 
@@ -66,6 +64,7 @@ def convert_masks(
 
 
 def _targets(source: Path, out: Path) -> dict[Path, Path]:
+    """Where each mask below `source` goes."""
     if not source.is_dir():
         raise UsageError(f"{source} is no folder; name the one that holds the colour masks.")
     if out.resolve().is_relative_to(source.resolve()):
@@ -75,13 +74,12 @@ def _targets(source: Path, out: Path) -> dict[Path, Path]:
     found = [path for path in files_below(source) if path.suffix.lower() in MASK_EXTENSIONS]
     if not found:
         raise UsageError(f"{source} holds no mask ({', '.join(sorted(MASK_EXTENSIONS))}).")
-    targets: dict[Path, Path] = {}
+    sources: dict[Path, Path] = {}
     for path in found:
         target = (out / path.relative_to(source)).with_suffix(".png")
-        if target in targets.values():
-            raise UsageError(f"{path} and another mask would both be written to {target}; rename one of them.")
-        targets[path] = target
-    return targets
+        if sources.setdefault(target, path) != path:
+            raise UsageError(f"{sources[target]} and {path} would both be written to {target}; rename one of them.")
+    return {path: target for target, path in sources.items()}
 
 
 def _label_values(mask: Path, table: np.ndarray) -> np.ndarray:
@@ -102,9 +100,9 @@ def _label_values(mask: Path, table: np.ndarray) -> np.ndarray:
     return values
 
 
-def _write(values: np.ndarray, path: Path, palette: np.ndarray | None) -> None:
-    image = Image.fromarray(values.astype(np.uint16 if palette is None else np.uint8))
-    if palette is not None:
+def _write(values: np.ndarray, path: Path, palette: np.ndarray) -> None:
+    image = Image.fromarray(values.astype(np.uint8 if len(palette) <= 256 else np.uint16))
+    if len(palette) <= 256:
         image.putpalette(palette.tobytes())
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
