@@ -10,14 +10,13 @@ from PIL import Image
 
 from seghiero_core.data.audit import Audit, audit
 from seghiero_core.data.loaders import Augment, SegmentationDataset
-from seghiero_core.data.samples import split_samples
-from seghiero_core.errors import DataError, UsageError
+from seghiero_core.data.samples import SPLITS, split_samples
+from seghiero_core.errors import DataError
 from seghiero_core.hierarchy import Hierarchy
 from seghiero_core.losses.presets import CLASS_WEIGHTS, class_weights
 from seghiero_core.report import prediction_grid
 from seghiero_core.schema import Config
 
-SPLITS = ("train", "val", "test")
 Progress = Callable[[str, int, int], None]
 
 
@@ -85,9 +84,6 @@ def preview(config: Config, split: str, count: int, *, augmented: bool) -> Image
 
     Raises UsageError for a split that the config hasn't, DataError for files that don't fit it.
     """
-    if split not in SPLITS or getattr(config.dataset, split) is None:
-        have = [name for name in SPLITS if getattr(config.dataset, name)]
-        raise UsageError(f"--split {split}: the config has no such split; known: {', '.join(have)}.")
     samples = split_samples(config.dataset, split)
     hierarchy = Hierarchy.from_config(config.classes)
     augment = Augment(**config.transform.model_dump(), seed=config.training.seed) if augmented else None

@@ -97,10 +97,7 @@ def evaluate_checkpoint(
     """
     check_decoding(mode, confidence)
     config = read_checkpoint(folder).config
-    section = getattr(config.dataset, split, None) if split in ("train", "val", "test") else None
-    if section is None:
-        have = [name for name in ("train", "val", "test") if getattr(config.dataset, name)]
-        raise UsageError(f"--split {split}: the run's config has no such split; known: {', '.join(have)}.")
+    samples = split_samples(config.dataset, split)
     training = config.training
     device = check_device(device or training.device)
     # Of the precisions only fp16 may be missing; in all others the measures are those of the run's own validation.
@@ -109,7 +106,6 @@ def evaluate_checkpoint(
     _, hierarchy, scores, model = load_trained(folder, accelerator.device)
     if background is not None and background not in hierarchy.nodes:
         raise UsageError(f"--background: there is no class '{background}'.{nearest(background, hierarchy.nodes)}")
-    samples = split_samples(config.dataset, split)
     loader = eval_loader(
         samples,
         hierarchy,

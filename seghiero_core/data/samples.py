@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from seghiero_core.errors import DataError
+from seghiero_core.errors import DataError, UsageError
 from seghiero_core.schema import DatasetConfig
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 MASK_EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm"})
 """Lossless ones only: a JPEG blurs label values."""
+
+
+SPLITS = ("train", "val", "test")
 
 
 class Split(Protocol):
@@ -57,7 +60,10 @@ def find_samples(split: Split, *, name: str = "train", image_suffix: str = "", m
 
 
 def split_samples(dataset: DatasetConfig, name: str) -> list[Sample]:
-    """`find_samples` of the split `name` (train, val, test) of a config's `dataset` section."""
+    """`find_samples` of a split of a config's `dataset` section. Raises UsageError too, where it has no such split."""
+    have = [split for split in SPLITS if getattr(dataset, split) is not None]
+    if name not in have:
+        raise UsageError(f"--split {name}: the config has no such split; known: {', '.join(have)}.")
     return find_samples(
         getattr(dataset, name), name=name, image_suffix=dataset.image_suffix, mask_suffix=dataset.mask_suffix
     )
