@@ -32,7 +32,6 @@ from seghiero_core.export_pt2 import pt2_run, to_pt2
 from seghiero_core.parity import onnx_run
 from seghiero_core.trained import load_trained
 
-FORMATS = ("onnx", "pt2")
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20
 
@@ -42,13 +41,13 @@ class ExportOptions:
     """What to export.
 
     Attributes:
-        format: of FORMATS.
+        format: onnx or pt2.
         precision: fp32, fp16 or int8 (ONNX only).
         input: uint8, or float32 with the same values 0..255.
         outputs: "masks" (ids and confidence of every level) or "logits".
         mode: a decoding of MODES.
         confidence: a threshold in 0..1 to back off from, see `decode`; None or 0 for none.
-        opset: of OPSETS, ONNX only; DEFAULT_OPSET when None.
+        opset: of OPSETS, ONNX only; None is DEFAULT_OPSET, see `onnx_opset`.
     """
 
     format: str = "onnx"
@@ -59,6 +58,11 @@ class ExportOptions:
     confidence: float | None = None
     opset: int | None = None
 
+    @property
+    def onnx_opset(self) -> int:
+        """The opset that was asked for, or the default."""
+        return DEFAULT_OPSET if self.opset is None else self.opset
+
     def check(self) -> None:
         """Raise UsageError for a value that there isn't, or that the format has not."""
         if self.format == "pt2" and (self.precision == "int8" or self.opset is not None):
@@ -68,7 +72,7 @@ class ExportOptions:
             ("--input", self.input, ("uint8", "float32")),
             ("--outputs", self.outputs, ("masks", "logits")),
             ("--decode", self.mode, tuple(MODES)),
-            ("--opset", str(self.opset or DEFAULT_OPSET), tuple(str(opset) for opset in OPSETS)),
+            ("--opset", str(self.onnx_opset), tuple(str(opset) for opset in OPSETS)),
         ):
             if value not in known:
                 raise UsageError(f"{flag} {value}: unknown.{nearest(value, known)} Known: {', '.join(known)}.")
@@ -109,7 +113,7 @@ def export_checkpoint(folder: Path, out: Path, options: ExportOptions) -> dict[s
     return {
         "path": str(out),
         "checkpoint": str(folder),
-        **({} if options.format == "pt2" else {"opset": options.opset or DEFAULT_OPSET}),
+        **({} if options.format == "pt2" else {"opset": options.onnx_opset}),
         "precision": options.precision,
         "input": options.input,
         "outputs": outputs,
@@ -127,9 +131,8 @@ def default_path(folder: Path, options: ExportOptions) -> Path:
 
 
 def _graph(model: DecodedModel, checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProto:
-    opset = options.opset or DEFAULT_OPSET
-    graph = to_onnx(trace(model, getattr(torch, options.input)), model.hierarchy, opset)
-    check_opset(graph, opset)
+    graph = to_onnx(trace(model, getattr(torch, options.input)), model.hierarchy, options.onnx_opset)
+    check_opset(graph, options.onnx_opset)
     if options.precision == "int8":
         from seghiero_core.quantize import to_int8
 

@@ -371,6 +371,7 @@ def test_without_the_data_set(starter_folder, run_export, tmp_path):
     ("flags", "words"),
     [
         (["--opset", "12"], "--opset 12: unknown. Known: 18, 19, 20"),
+        (["--opset", "0"], "--opset 0: unknown. Did you mean '20'? Known: 18, 19, 20"),
         (["--fp16", "--int8"], "not both"),
         (["--input", "uint16"], "Did you mean 'uint8'"),
         (["--outputs", "mask"], "Did you mean 'masks'"),
