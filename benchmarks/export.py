@@ -22,12 +22,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from seghiero_core.export import DEFAULT_OPSET
-from seghiero_core.export_graph import DecodedModel, keep_outputs, output_names, to_onnx, trace
-from seghiero_core.hierarchy import Hierarchy
-from seghiero_core.model import build_model
-from seghiero_core.onnx_file import make_session
-from seghiero_core.quantize import to_int8
+from seghiero_core.export.graph import DecodedModel, keep_outputs, output_names, to_onnx, trace
+from seghiero_core.export.int8 import to_int8
+from seghiero_core.export.options import DEFAULT_OPSET
+from seghiero_core.export.runner import make_session
+from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.model.factories import build_model
 from seghiero_core.registry import HEADS
 
 BACKBONES = {

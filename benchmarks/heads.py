@@ -21,7 +21,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from seghiero_core.model import create_head
+from seghiero_core.model.factories import create_head
 
 PROMISED = {"ultrafast_segformer": 40, "extremely_fast_segformer": 60}
 

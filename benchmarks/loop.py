@@ -4,10 +4,10 @@
 
 Both loops make the same steps from the same start, one after the other, round after round, the first of a pair
 alternating, so that a noisy machine disturbs both alike (on the CPU, time is the process's own, not the clock's).
-Ours is `seghiero_core.train.train` with everything that it does in a step: gradient norm, finite checks, the learning
-rate's schedule, metrics.jsonl, events. The bare one is forward, loss, backward and `AdamW.step`. A step is timed from
-the end of the one before, its data included; medians don't see the few that begin an epoch. Printed are the medians of
-the steps, their ratio per pair, and the median of those ratios. The goal is 1.03.
+Ours is `seghiero_core.training.loop.train` with everything that it does in a step: gradient norm, finite checks, the
+learning rate's schedule, metrics.jsonl, events. The bare one is forward, loss, backward and `AdamW.step`. A step is
+timed from the end of the one before, its data included; medians don't see the few that begin an epoch. Printed are the
+medians of the steps, their ratio per pair, and the median of those ratios. The goal is 1.03.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from seghiero_core.config import load_config
-from seghiero_core.run import prepare
-from seghiero_core.starter import write_starter
-from seghiero_core.train import train
+from seghiero_core.config.loading import load_config
+from seghiero_core.scaffold.starter import write_starter
+from seghiero_core.training.loop import train
+from seghiero_core.training.run import prepare
 
 GOAL = 1.03
 WARM_UP = 2

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from seghiero_core.hierarchy import IGNORE_INDEX, Hierarchy
+from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.losses import LOSSES
 
 LIMITS = {"marginal_cross_entropy": (3.0, 3.0), "tree_min": (5.0, 3.0)}

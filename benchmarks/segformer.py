@@ -24,7 +24,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from seghiero_core.model import build_model
+from seghiero_core.model.factories import build_model
 
 CONFIG = {"backbone": {"type": "segformer", "variant": "mit-b0"}, "head": {"type": "segformer"}}
 

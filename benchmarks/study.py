@@ -24,14 +24,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from seghiero_core.config import load_config
+from seghiero_core.config.loading import load_config
 from seghiero_core.data.loaders import batches, eval_loader
 from seghiero_core.data.samples import find_samples
 from seghiero_core.decode import decode
-from seghiero_core.decodings import MODES
-from seghiero_core.metrics import Metrics
-from seghiero_core.train import train
-from seghiero_core.trained import load_trained
+from seghiero_core.decode_modes import MODES
+from seghiero_core.metrics.metrics import Metrics
+from seghiero_core.model.trained import load_trained
+from seghiero_core.training.loop import train
 
 LOSSES = {
     "flat": "{preset: flat}",

@@ -5,29 +5,32 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from seghiero_cli import (
+from seghiero_cli import console
+from seghiero_cli.commands import (
     channels,
-    console,
     data,
     demo,
     doctor,
-    evaluate,
     export,
     init,
     list_backbones,
     list_heads,
-    plugins,
     predict,
     scaffold,
     train,
     weights,
 )
-from seghiero_core import __version__
+from seghiero_cli.commands import eval as evaluate
 from seghiero_core.errors import SeghieroError
+from seghiero_core.plugins.loading import FOLDER, Plugin, configure_plugins, load_found_plugins, resolve_plugin
+from seghiero_core.registry import before_lookup
+from seghiero_core.version import __version__
 
 app = typer.Typer(
     name="seghiero",
@@ -73,7 +76,25 @@ def options(
     no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load no plugins at all.")] = False,
 ) -> None:
     console.debug, console.command = debug, context.invoked_subcommand or ""
-    plugins.use_plugins(plugin or [], enabled=not no_plugins)
+    _use_plugins(plugin or [], enabled=not no_plugins)
+
+
+def _use_plugins(named: Sequence[str], *, enabled: bool) -> None:
+    """Have the plugins loaded once a command needs them. Raises UsageError for one of `named` that isn't there."""
+    configure_plugins(enabled=enabled, notify=_announce)
+    for name in named:
+        resolve_plugin(name)
+    if enabled:
+        before_lookup(lambda: load_found_plugins(named=named))
+
+
+def _announce(plugin: Plugin) -> None:
+    if plugin.path == Path.cwd() / FOLDER:
+        console.note(f"loaded ./{FOLDER}: {', '.join(plugin.registered) or 'it registers nothing'}")
+    elif not plugin.registered and not plugin.failures:
+        console.note(f"warning: plugin {plugin.path or plugin.name} registers no backbone and no head.")
+    for module, reason in plugin.failures.items():
+        console.note(f"warning: plugin {module} is not loaded ({reason}).")
 
 
 def main() -> None:
@@ -90,7 +111,7 @@ def main() -> None:
     except (RuntimeError, MemoryError) as error:
         if "torch" not in sys.modules:
             raise
-        from seghiero_core.memory import is_out_of_memory
+        from seghiero_core.devices import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise

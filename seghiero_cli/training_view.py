@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from seghiero_cli import console
-from seghiero_cli.measures import percent
+from seghiero_cli.tables import percent
 
 BAR_WIDTH = 60
 
 
 class TrainingView:
-    """Receives the events of `seghiero_core.train.train`; a context, because the live view must be left in order."""
+    """Receives the events of `train`; a context, because the live view must be left in order."""
 
     def __init__(self) -> None:
         self.live: Any = None

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seghiero_core import __version__
-from seghiero_core.config import parse_config
+from seghiero_core.config.loading import parse_config
+from seghiero_core.config.schema import Config
+from seghiero_core.config.yaml_reader import read_yaml_file
 from seghiero_core.errors import CheckpointError, SeghieroError, UsageError
-from seghiero_core.plugin_records import changed_plugins, missing_plugins, plugin_records
-from seghiero_core.schema import Config
-from seghiero_core.yaml_reader import read_yaml_file
+from seghiero_core.plugins.records import changed_plugins, missing_plugins, plugin_records
+from seghiero_core.version import __version__
 
 if TYPE_CHECKING:
     import torch

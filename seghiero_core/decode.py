@@ -15,16 +15,16 @@ Everything here is plain tensor arithmetic without branches on data, so that it 
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from seghiero_core.decodings import check_decoding, undecided_id
+from seghiero_core.decode_modes import check_decoding, undecided_id
 from seghiero_core.errors import UsageError, nearest
-from seghiero_core.hierarchy import Hierarchy
+from seghiero_core.hierarchy.tensors import tree_tensors
+from seghiero_core.hierarchy.tree import Hierarchy
 
 SCORES = ("softmax", "levels", "siblings", "sigmoid")
 
@@ -75,7 +75,7 @@ def decode(
         ids = _top_down(by_level, hierarchy)
     else:
         leaf = _leaf_scores(by_level, hierarchy, mode).argmax(dim=1)
-        ids = [leaf, *(table[leaf] for table in level_tables(hierarchy, logits.device).leaf_to_level[1:])]
+        ids = [leaf, *(table[leaf] for table in tree_tensors(hierarchy, logits.device).leaf_to_level[1:])]
     picked = [score.gather(1, of_level[:, None])[:, 0] for score, of_level in zip(by_level, ids, strict=True)]
     decoded = Decoded(tuple(ids), tuple(picked))
     return decoded if confidence is None else back_off(decoded, confidence)
@@ -121,7 +121,7 @@ def level_scores(logits: Tensor, hierarchy: Hierarchy, scores: str = "softmax") 
         by_node = logits.sigmoid()
         return [by_node[:, list(level.nodes)] for level in hierarchy.levels]
     leaf = logits[:, :num_leaves].softmax(dim=1) if scores == "softmax" else _products(logits, hierarchy)
-    return [leaf, *(_sum_leaves(leaf, member) for member in level_tables(hierarchy, leaf.device).members)]
+    return [leaf, *(_sum_leaves(leaf, member) for member in tree_tensors(hierarchy, leaf.device).members)]
 
 
 def _sum_leaves(leaf: Tensor, member: Tensor) -> Tensor:
@@ -147,11 +147,11 @@ def _leaf_scores(by_level: list[Tensor], hierarchy: Hierarchy, mode: str) -> Ten
     if mode == "leaf":
         return by_level[0]
     if mode == "expected_cost":
-        cost = _costs(hierarchy, by_level[0].device).to(by_level[0].dtype)
+        cost = tree_tensors(hierarchy, by_level[0].device).leaf_distance.to(by_level[0].dtype)
         with torch.autocast(cost.device.type, enabled=False):
             return -(cost @ by_level[0].flatten(2)).unflatten(2, by_level[0].shape[2:])
     total = None
-    for score, table in zip(by_level, level_tables(hierarchy, by_level[0].device).leaf_to_level, strict=True):
+    for score, table in zip(by_level, tree_tensors(hierarchy, by_level[0].device).leaf_to_level, strict=True):
         along = score[:, table]
         if total is None:
             total = along
@@ -164,50 +164,8 @@ def _leaf_scores(by_level: list[Tensor], hierarchy: Hierarchy, mode: str) -> Ten
 
 def _top_down(by_level: list[Tensor], hierarchy: Hierarchy) -> list[Tensor]:
     """Class numbers per level, finest first, each chosen among the classes under the one chosen above it."""
-    above, ids = level_tables(hierarchy, by_level[0].device).above, [by_level[-1].argmax(dim=1)]
+    above, ids = tree_tensors(hierarchy, by_level[0].device).parent_class, [by_level[-1].argmax(dim=1)]
     for level in range(len(by_level) - 2, -1, -1):
         under = above[level][:, None, None] == ids[0][:, None]
         ids.insert(0, by_level[level].where(under, -1).argmax(dim=1))
     return ids
-
-
-class LevelTables(NamedTuple):
-    """How classes of neighbouring levels belong together, on one device; K leaves, L levels with C classes."""
-
-    leaf_to_level: tuple[Tensor, ...]
-    """L tensors (K): the class of each leaf."""
-    members: tuple[Tensor, ...]
-    """Of the levels above the leaves: C,K float32, 1 where a leaf belongs to a class."""
-    above: tuple[Tensor, ...]
-    """L-1 tensors (C): the class at the next level that each class belongs to."""
-
-
-def _make_tables(hierarchy: Hierarchy, device: torch.device) -> LevelTables:
-    members, above = [], []
-    for finer, coarser in zip(hierarchy.leaf_to_level[:-1], hierarchy.leaf_to_level[1:], strict=True):
-        table = np.zeros(finer.max() + 1, dtype=np.int64)
-        table[finer] = coarser
-        above.append(torch.tensor(table, device=device))
-        member = coarser[None] == np.arange(coarser.max() + 1)[:, None]
-        members.append(torch.tensor(member.astype(np.float32), device=device))
-    leaf_to_level = tuple(torch.tensor(table, device=device) for table in hierarchy.leaf_to_level)
-    return LevelTables(leaf_to_level, tuple(members), tuple(above))
-
-
-def _make_costs(hierarchy: Hierarchy, device: torch.device) -> Tensor:
-    """K,K float32: edges between two leaves."""
-    leaves = len(hierarchy.leaves)
-    return torch.tensor(hierarchy.distance[:leaves, :leaves].astype(np.float32), device=device)
-
-
-_kept_tables = functools.lru_cache(maxsize=32)(torch.inference_mode(False)(_make_tables))
-_kept_costs = functools.lru_cache(maxsize=8)(torch.inference_mode(False)(_make_costs))
-
-
-def level_tables(hierarchy: Hierarchy, device: torch.device) -> LevelTables:
-    """The tables of `hierarchy` on `device`, built once; while a graph is traced anew, as they then belong to it."""
-    return (_make_tables if torch.compiler.is_compiling() else _kept_tables)(hierarchy, device)
-
-
-def _costs(hierarchy: Hierarchy, device: torch.device) -> Tensor:
-    return (_make_costs if torch.compiler.is_compiling() else _kept_costs)(hierarchy, device)

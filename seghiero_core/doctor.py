@@ -15,16 +15,15 @@ from pathlib import Path
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from seghiero_core import __version__
-from seghiero_core.config import load_config
+from seghiero_core.config.loading import load_config
+from seghiero_core.config.schema import Config
 from seghiero_core.data.loaders import Augment, batches, num_workers, train_loader
 from seghiero_core.data.samples import split_samples
-from seghiero_core.engine import check_device, pick_precision
+from seghiero_core.devices import available_bytes, check_device, pick_precision
 from seghiero_core.errors import SeghieroError
-from seghiero_core.hierarchy import Hierarchy
-from seghiero_core.memory import available_bytes
-from seghiero_core.schema import Config
-from seghiero_core.starter import write_starter
+from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.scaffold.starter import write_starter
+from seghiero_core.version import __version__
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "safetensors", "onnxruntime")
 LEAST_MEMORY_GIB, LEAST_DISK_GIB, LEAST_SHM_MIB = 2, 2, 256

@@ -16,13 +16,12 @@ from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.data.loaders import batches, eval_loader
 from seghiero_core.data.samples import split_samples
 from seghiero_core.decode import decode
-from seghiero_core.decodings import check_decoding
-from seghiero_core.distributed import any_process
-from seghiero_core.engine import check_device, make_accelerator
+from seghiero_core.decode_modes import check_decoding
+from seghiero_core.devices import any_process, check_device, make_accelerator
 from seghiero_core.errors import UsageError, nearest
-from seghiero_core.hierarchy import Hierarchy
-from seghiero_core.metrics import Metrics
-from seghiero_core.trained import load_trained
+from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.metrics.metrics import Metrics
+from seghiero_core.model.trained import load_trained
 
 
 class Picture(NamedTuple):
@@ -102,7 +101,7 @@ def evaluate_checkpoint(
     device = check_device(device or training.device)
     # Of the precisions only fp16 may be missing; in all others the measures are those of the run's own validation.
     precision = "auto" if (training.precision, device) == ("fp16", "cpu") else training.precision
-    accelerator = make_accelerator(training.model_copy(update={"device": device, "precision": precision}))
+    accelerator = make_accelerator(device, precision)
     _, hierarchy, scores, model = load_trained(folder, accelerator.device)
     if background is not None and background not in hierarchy.nodes:
         raise UsageError(f"--background: there is no class '{background}'.{nearest(background, hierarchy.nodes)}")

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from trees import CAMVID
 
-from seghiero_core.hierarchy import Hierarchy
+from seghiero_core.hierarchy.tree import Hierarchy
+from support.processes import ROOT
+from support.trees import CAMVID
 
 
 @pytest.fixture(scope="session")
 def camvid() -> Path:
     """The CamVid folder: `$SEGHIERO_CAMVID`, else `../shared/camvid` from the project's root, else a skip."""
-    root = Path(__file__).resolve().parent.parent
-    folder = Path(os.environ.get("SEGHIERO_CAMVID") or root.parent / "shared" / "camvid")
+    folder = Path(os.environ.get("SEGHIERO_CAMVID") or ROOT.parent / "shared" / "camvid")
     if not (folder / "train" / "images").is_dir():
         pytest.skip(f"CamVid is not at {folder}; set SEGHIERO_CAMVID to a folder with train/ and val/")
     return folder
@@ -117,7 +117,7 @@ def small(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def starter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The starter's config and data; runs go below its `runs`."""
-    from seghiero_core.starter import write_starter
+    from seghiero_core.scaffold.starter import write_starter
 
     return write_starter(tmp_path_factory.mktemp("starter") / "starter").parent
 
@@ -125,7 +125,7 @@ def starter_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(starter_folder: Path) -> Path:
     """A run folder with an untrained tiny network over the starter's classes."""
-    from tiny import TINY, save_untrained
+    from support.tiny import TINY, save_untrained
 
     return save_untrained(starter_folder / "cfg.yaml", [*TINY, "output.name=tiny"]).run_dir
 
@@ -133,7 +133,8 @@ def tiny_run(starter_folder: Path) -> Path:
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """An empty current folder; whatever plugins are loaded in the test are gone after it."""
-    from seghiero_core import plugins, registry
+    from seghiero_core import registry
+    from seghiero_core.plugins import loading as plugins
 
     registries = (registry.BACKBONES, registry.HEADS)
     for each in registries:

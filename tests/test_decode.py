@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trees import CAMVID, classes_of_levels, hierarchies, paths
 
 from seghiero_core.decode import SCORES, back_off, decode, level_scores
-from seghiero_core.decodings import MODES
+from seghiero_core.decode_modes import MODES
 from seghiero_core.errors import UsageError
-from seghiero_core.hierarchy import Hierarchy
+from seghiero_core.hierarchy.tree import Hierarchy
+from support.trees import CAMVID, classes_of_levels, hierarchies, paths
 
 few = settings(derandomize=True, max_examples=15, deadline=None)
 seeds = st.integers(0, 2**16)

@@ -10,11 +10,12 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from seghiero_core.losses.presets import DEFAULT_PRESET, LOSSES, PRESETS
+from seghiero_core.config.schema import Config
+from seghiero_core.losses.catalog import DEFAULT_PRESET, LOSSES, PRESETS
 from seghiero_core.registry import BACKBONES, HEADS
-from seghiero_core.schema import Config
+from support.processes import ROOT
 
-LINES = (Path(__file__).parent.parent / "docs" / "config.md").read_text().splitlines()
+LINES = (ROOT / "docs" / "config.md").read_text().splitlines()
 TABLES = [[cell.strip() for cell in line.split("|")][1:-1] for line in LINES if line.startswith("| `")]
 ROWS = {key.strip("`"): (default, text) for key, default, text in TABLES}
 

@@ -1,65 +1,109 @@
-"""The house keeps its shape: imports go one way, files stay small, and what ships is what a user needs."""
+"""The layout holds: imports go one way, files stay small, and what ships is what a user needs."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from support.processes import ROOT
+
 SOURCES = sorted(path for folder in ("seghiero_core", "seghiero_cli") for path in (ROOT / folder).rglob("*.py"))
 
-# Data flows down this list; a module may import from its own line and from those above it.
-STAGES = [
-    "errors",
-    "yaml_reader templating new_files",
-    "class_presets registry plugins plugin_records published",
-    "hierarchy",
-    "losses.presets decodings",
-    "schema config",
-    "data starter pictures png",
-    "checkpoint",
-    "hub weight_files key_layouts weights backbones heads segmentation model testing",
-    "losses decode metrics report data_overview",
-    "engine distributed signals freezing sharded optim trained published_weights whole_model",
-    "tiles tta onnx_file infer",
-    "evaluate prediction_files predict_files",
-    "onnx_softmax export_graph export_pt2 parity quantize export_check export export_hf",
-    "run run_folder bad_steps memory trackers training_state saving train dry_run doctor",
-    "scaffold_text scaffold",
+# From the ground up. A package (a file at the top counts as one) imports from floors below its own, and from its own
+# floor where that makes no circle. `seghiero_core/__init__.py` only hands names on and stands outside.
+FLOORS = [
+    "errors events atomic devices version",
+    "hierarchy registry",
+    "plugins backbones heads decode decode_modes losses figures",
+    "config",
+    "data metrics checkpoint",
+    "weights scaffold",
+    "model",
+    "evaluate report",
+    "export training",
+    "predict doctor testing",
 ]
-RANK = {name: rank for rank, line in enumerate(STAGES) for name in line.split()}
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 
 
-def rank(module: str) -> int:
-    parts = module.split(".")
-    for end in range(len(parts), 0, -1):
-        if ".".join(parts[:end]) in RANK:
-            return RANK[".".join(parts[:end])]
-    raise AssertionError(f"seghiero_core.{module} has no place in STAGES")
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def imports(path: Path):
+def imported_modules(path: Path) -> set[str]:
+    """Modules of this project that a file imports anywhere in it, also in functions and for type checking only."""
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module, [alias.name for alias in node.names]
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, []
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    modules = set()
+    for name in found:
+        parts = name.split(".")
+        if parts[0] in ("seghiero_core", "seghiero_cli"):
+            ends = range(len(parts), 0, -1)
+            modules.add(next(m for m in (".".join(parts[:end]) for end in ends) if m in NAMES))
+    return modules
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_one_way(path):
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    for target, _ in imports(path):
-        if target.startswith("seghiero_cli"):
-            assert module.startswith("seghiero_cli"), f"{module} imports the command line"
-        elif target.startswith("seghiero_core.") and module.startswith("seghiero_core."):
-            own, other = module.removeprefix("seghiero_core."), target.removeprefix("seghiero_core.")
-            assert rank(other) <= rank(own), f"{own} imports {other}, which comes after it"
+def package_of(module: str) -> str:
+    """The second part of a module's name; the command line is one package."""
+    return module.split(".")[1] if module.startswith("seghiero_core.") else module.split(".")[0]
+
+
+NAMES = {module_name(path).removesuffix(".__init__") for path in SOURCES}
+FACE = ROOT / "seghiero_core" / "__init__.py"
+IMPORTS = {module_name(path): imported_modules(path) for path in SOURCES if path != FACE}
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+@pytest.mark.parametrize("module", sorted(IMPORTS))
+def test_imports_come_from_lower_floors(module):
+    for target in IMPORTS[module]:
+        if module.startswith("seghiero_cli"):
+            continue
+        assert not target.startswith("seghiero_cli"), f"{module} imports the command line"
+        assert target != "seghiero_core", f"{module} imports from the face; name the module"
+        own, other = package_of(module), package_of(target)
+        assert FLOOR[other] <= FLOOR[own], f"{module} imports {target}, which stands on a higher floor"
+
+
+def test_no_import_circle_between_modules():
+    files = {module: targets for module, targets in IMPORTS.items() if not module.endswith("__init__")}
+    assert not circle(files)
+
+
+def test_no_import_circle_between_packages():
+    packages: dict[str, set[str]] = {}
+    for module, targets in IMPORTS.items():
+        others = {package_of(target) for target in targets} - {package_of(module)}
+        packages.setdefault(package_of(module), set()).update(others)
+    assert not circle(packages)
+
+
+def test_few_files_stand_at_the_top_and_each_has_a_floor():
+    top = [path for path in SOURCES if path.parent == ROOT / "seghiero_core" and path.stem != "__init__"]
+    assert len(top) <= 14
+    assert {package_of(module) for module in IMPORTS if module.startswith("seghiero_core.")} <= FLOOR.keys()
+
+
+def test_tests_mirror_the_packages():
+    packages = {path.name for path in (ROOT / "seghiero_core").iterdir() if path.is_dir()} | {"cli", "support"}
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders <= packages
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -23,7 +23,7 @@ from seghiero_core.data.images import (
 )
 from seghiero_core.data.samples import Sample
 from seghiero_core.errors import DataError
-from seghiero_core.hierarchy import IGNORE_INDEX, Hierarchy
+from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 
 FAULTS_SHOWN = 10
 DECODED_WHEN_FAST = 64

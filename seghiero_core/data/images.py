@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from seghiero_core.errors import DataError
-from seghiero_core.hierarchy import Hierarchy
+from seghiero_core.hierarchy.tree import Hierarchy
 
 NO_LABEL = -2
 """What `Hierarchy.label_table` holds for a mask value that is neither a label nor ignored."""

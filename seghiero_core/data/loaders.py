@@ -20,7 +20,7 @@ from seghiero_core.data.images import NO_LABEL, node_table, opened, read_image, 
 from seghiero_core.data.samples import Sample
 from seghiero_core.data.transforms import augment_image, augment_target, draw_augmentation, sample_generator
 from seghiero_core.errors import DataError, DeviceError
-from seghiero_core.hierarchy import Hierarchy
+from seghiero_core.hierarchy.tree import Hierarchy
 
 WORKER_DIED = (
     "a data loading worker died ({}). It was killed, or memory or shared memory ran out: set training.workers lower, "

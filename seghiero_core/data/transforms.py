@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from seghiero_core.hierarchy import IGNORE_INDEX
+from seghiero_core.hierarchy.tree import IGNORE_INDEX
 
 PAD_RGB = (124, 116, 104)
 """The mean colour of ImageNet: near zero after the normalisation of every backbone."""

@@ -8,16 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from seghiero_core.losses.presets import (
-    DEFAULT_PRESET,
-    LOSSES,
-    PRESETS,
-    LossEntry,
-    Term,
-    check_loss_section,
-    class_weights,
-    terms_of,
-)
+from seghiero_core.losses.catalog import DEFAULT_PRESET, LOSSES, PRESETS, LossEntry, Term, check_loss_section, terms_of
+from seghiero_core.losses.class_weights import class_weights
 
 __all__ = [
     "DEFAULT_PRESET",

@@ -11,15 +11,9 @@ import torch
 from torch import Tensor
 
 from seghiero_core.errors import ConfigError
-from seghiero_core.hierarchy import IGNORE_INDEX, Hierarchy
-from seghiero_core.losses.presets import (
-    LOSSES,
-    Term,
-    check_loss_section,
-    class_weights,
-    expand_loss_section,
-    terms_of,
-)
+from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
+from seghiero_core.losses.catalog import LOSSES, Term, check_loss_section, expand_loss_section, terms_of
+from seghiero_core.losses.class_weights import class_weights
 
 
 class HierarchicalLoss:

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seghiero_core.hierarchy import Hierarchy
-from seghiero_core.losses.tree import (
-    group_logsumexp,
-    labels,
-    level_shares,
-    masked_mean,
-    node_weights,
-    tree_of,
-    widen,
-)
+from seghiero_core.hierarchy.tensors import tree_tensors
+from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.losses.reductions import group_logsumexp, labels, level_shares, masked_mean, node_weights, widen
 
 
 def leaf_cross_entropy(
@@ -56,12 +48,12 @@ def level_cross_entropy(
     `logits` B,N,H,W over nodes; `target` B,H,W of node indices. A leaf that stands for itself at several levels uses
     its one logit in each. Labels, `level_weights` and `class_weight` count as in `marginal_cross_entropy`.
     """
-    logits, tree = widen(logits), tree_of(hierarchy, logits.device)
+    logits, tree = widen(logits), tree_tensors(hierarchy, logits.device)
     label = labels(target, tree, ignore_index)
     shares = level_shares(label, hierarchy, level_weights, class_weight, logits)
     loss = logits.new_zeros(())
-    for level, classes, share in zip(hierarchy.levels, tree.class_of, shares, strict=True):
-        of_level = logits.index_select(1, torch.tensor(level.nodes, device=logits.device))
+    for nodes, classes, share in zip(tree.level_nodes, tree.class_of, shares, strict=True):
+        of_level = logits.index_select(1, nodes)
         loss = loss + (F.cross_entropy(of_level, classes[label], reduction="none") * share[label]).sum()
     return loss
 
@@ -80,13 +72,11 @@ def conditional_cross_entropy(
     The probability of a node is the product of softmax(siblings) from the root's child down to it, so one labelled
     with an inner node asks nothing of its children. `class_weight` (K) weighs a pixel by its label's class.
     """
-    logits, tree = widen(logits), tree_of(hierarchy, logits.device)
+    logits, tree = widen(logits), tree_tensors(hierarchy, logits.device)
     label = labels(target, tree, ignore_index)
-    branches, siblings = np.unique(hierarchy.parents, return_inverse=True)
-    siblings = torch.tensor(siblings, device=logits.device)
-    log_sums = group_logsumexp(logits, siblings, len(branches))
-    chain = tree.chain[:, label].transpose(0, 1)  # B,D,H,W, the label repeated past its depth
-    log_p = logits.gather(1, chain) - log_sums.gather(1, siblings[chain])
+    log_sums = group_logsumexp(logits, tree.family, len(tree.family_sizes))
+    chain = tree.path[:, label].transpose(0, 1)  # B,D,H,W, the label repeated past its depth
+    log_p = logits.gather(1, chain) - log_sums.gather(1, tree.family[chain])
     on_path = torch.arange(chain.shape[1], device=logits.device)[:, None, None] < tree.depths[label][:, None]
     nll = -log_p.where(on_path, 0).sum(dim=1)
     weight = torch.ones(len(hierarchy)) if class_weight is None else node_weights(class_weight, tree)

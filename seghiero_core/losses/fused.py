@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from seghiero_core.losses.tree import widen
+from seghiero_core.losses.reductions import widen
 
 PIECE = 2**19
 """About how many numbers a piece of the logits has on the CPU (2 MiB of float32)."""

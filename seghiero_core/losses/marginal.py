@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from seghiero_core.hierarchy import Hierarchy
+from seghiero_core.hierarchy.tensors import TreeTensors, tree_tensors
+from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.losses.fused import sum_over_pixels
-from seghiero_core.losses.tree import Tree, group_max, labels, level_shares, look_up, tree_of, widen
+from seghiero_core.losses.reductions import group_max, labels, level_shares, look_up, widen
 
 
 def marginal_cross_entropy(
@@ -35,13 +36,15 @@ def marginal_cross_entropy(
     each to the next finer one's; all are 1 by default. `class_weight` (K) makes
     the means weighted; a class of a coarser level weighs the mean of its leaves.
     """
-    tree = tree_of(hierarchy, logits.device)
+    tree = tree_tensors(hierarchy, logits.device)
     label = labels(target, tree, ignore_index)
     shares = level_shares(label, hierarchy, level_weights, class_weight, widen(logits[:0]))
     return sum_over_pixels(logits, label, functools.partial(_piece, shares=shares, tree=tree))
 
 
-def _piece(z: Tensor, label: Tensor, with_grad: bool, *, shares: Tensor, tree: Tree) -> tuple[Tensor, Tensor | None]:
+def _piece(
+    z: Tensor, label: Tensor, with_grad: bool, *, shares: Tensor, tree: TreeTensors
+) -> tuple[Tensor, Tensor | None]:
     """Sum over levels and pixels of -share * log P_l(label), and its gradient by the leaves' logits z (b,K,p).
 
     It goes up the tree on log-sums of the classes, and comes down the same way with the gradient, so that a leaf costs
@@ -49,7 +52,7 @@ def _piece(z: Tensor, label: Tensor, with_grad: bool, *, shares: Tensor, tree: T
     """
     targets, shares = look_up(tree.class_of, label)[:, :, None], look_up(shares, label)[:, :, None]  # L,b,1,p
     log_sums, exps, totals, log_p = z, [], [], []
-    for group, size, target in zip(tree.up, (*tree.sizes[1:], 1), targets, strict=True):
+    for group, size, target in zip(tree.parent_class, (*tree.level_sizes[1:], 1), targets, strict=True):
         log_p.append(log_sums.gather(1, target))
         peak = group_max(log_sums, group, size)
         exp = torch.sub(log_sums, _spread(peak, group)).exp_()
@@ -62,7 +65,7 @@ def _piece(z: Tensor, label: Tensor, with_grad: bool, *, shares: Tensor, tree: T
         return loss, None
     grad = shares.sum(dim=0)
     for level in reversed(range(len(exps))):
-        grad = exps[level].mul_(_spread(grad.div_(totals[level]), tree.up[level]))
+        grad = exps[level].mul_(_spread(grad.div_(totals[level]), tree.parent_class[level]))
         grad.scatter_add_(1, targets[level], -shares[level])
     return loss, grad
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seghiero_core.hierarchy import Hierarchy
-from seghiero_core.losses.tree import masked_mean, widen
+from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.losses.reductions import masked_mean, widen
 
 _EPSILON = 5e-4
 """Added to the diagonal of covariances: the variance below which a direction tells nothing."""

@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seghiero_core.hierarchy import Hierarchy
+from seghiero_core.hierarchy.tensors import TreeTensors, tree_tensors
+from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.losses.fused import sum_over_pixels
-from seghiero_core.losses.tree import Tree, labels, look_up, max_into, tree_of, widen
+from seghiero_core.losses.reductions import labels, look_up, max_into, widen
 
 
 def node_bce(logits: Tensor, target: Tensor, hierarchy: Hierarchy, *, ignore_index: int = 255) -> Tensor:
@@ -50,7 +51,7 @@ def focal_tree_min(
 def _mean_over_nodes(
     logits: Tensor, target: Tensor, hierarchy: Hierarchy, ignore_index: int, coherent: bool, gamma: float
 ) -> Tensor:
-    tree = tree_of(hierarchy, logits.device)
+    tree = tree_tensors(hierarchy, logits.device)
     label = labels(target, tree, ignore_index)
     known = (len(hierarchy) - tree.below.sum(dim=1)) * (tree.depths > 0)  # N+1: nodes that a pixel so labelled asks
     count = (known * label.flatten().bincount(minlength=len(known))).sum().clamp(min=1)
@@ -60,12 +61,12 @@ def _mean_over_nodes(
 
 
 def _piece(
-    z: Tensor, label: Tensor, with_grad: bool, *, tree: Tree, coherent: bool, gamma: float, scale: Tensor
+    z: Tensor, label: Tensor, with_grad: bool, *, tree: TreeTensors, coherent: bool, gamma: float, scale: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Sum of softplus(a) * sigmoid(a)^gamma * scale, with a = s at negatives and -s at positives; z is b,N,p."""
     depth = look_up(tree.depths[None], label).transpose(0, 1)  # b,1,p
     share = (depth > 0) * scale
-    chain = look_up(tree.chain, label).transpose(0, 1)  # b,D,p from the root's child to the label, then repeated
+    chain = look_up(tree.path, label).transpose(0, 1)  # b,D,p from the root's child to the label, then repeated
     a, positive, lowest = z.clone(), z.gather(1, chain), chain
     if coherent:
         _raise_to_subtree_max(a, z, tree)
@@ -75,7 +76,7 @@ def _piece(
             positive[:, step] = positive[:, step - 1].where(higher, positive[:, step])
             lowest[:, step] = lowest[:, step - 1].where(higher, lowest[:, step])
     a.scatter_(1, chain, -positive)
-    if ((label >= tree.sizes[0]) & (depth[:, 0] > 0)).any():  # under an inner label all is unknown
+    if ((label >= tree.level_sizes[0]) & (depth[:, 0] > 0)).any():  # under an inner label all is unknown
         a.masked_fill_(tree.below[label].transpose(1, 2), -torch.inf)
 
     loss, score = F.softplus(a, threshold=40), a.sigmoid()  # beyond it softplus(a) is a, in float64 too
@@ -97,16 +98,16 @@ def _piece(
     return total, grad.scatter_add_(1, lowest, -at_path.where(steps < depth, 0))
 
 
-def _raise_to_subtree_max(a: Tensor, z: Tensor, tree: Tree) -> None:
+def _raise_to_subtree_max(a: Tensor, z: Tensor, tree: TreeTensors) -> None:
     """Raise every inner node of `a`, a copy of the logits `z`, to the maximum over the node and what is under it."""
-    max_into(a, tree.leaf_parent, z[:, : tree.sizes[0]])
+    max_into(a, tree.leaf_parent, z[:, : tree.level_sizes[0]])
     for nodes, parents in tree.inner_by_depth:
         max_into(a, parents, a.index_select(1, nodes))
 
 
-def _route_to_maxima(grad: Tensor, z: Tensor, a: Tensor, tree: Tree) -> None:
+def _route_to_maxima(grad: Tensor, z: Tensor, a: Tensor, tree: TreeTensors) -> None:
     """Turn gradients of subtree maxima `a` into gradients of the logits `z`, in place; ties share alike."""
-    leaves = tree.sizes[0]
+    leaves = tree.level_sizes[0]
     if z.shape[1] == leaves:
         return
     parent = (tree.leaf_parent - leaves).clamp(min=0)

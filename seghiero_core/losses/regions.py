@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seghiero_core.hierarchy import Hierarchy
-from seghiero_core.losses.tree import masked_mean, widen
+from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.losses.reductions import masked_mean, widen
 
 
 def dice(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seghiero_core.hierarchy import Hierarchy
-from seghiero_core.losses.tree import group_max, tree_of, widen
+from seghiero_core.hierarchy.tensors import tree_tensors
+from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.losses.reductions import group_max, widen
 
 
 def tree_rules(
@@ -25,7 +26,7 @@ def tree_rules(
     it speaks of; the loss is the sum of the three. A rule that the tree has no node for counts 0. It needs a loss
     beside it that says what the pixels are.
     """
-    tree = tree_of(hierarchy, logits.device)
+    tree = tree_tensors(hierarchy, logits.device)
     valid = target != ignore_index
     score = widen(logits).sigmoid()
     parents = torch.tensor(hierarchy.parents, device=logits.device)
@@ -34,11 +35,11 @@ def tree_rules(
     if len(children):
         above = parents[children]
         lower, upper = score.index_select(1, children), score.index_select(1, above)
-        inner = torch.arange(tree.sizes[0], len(hierarchy), device=logits.device)
-        best = _best_child(score, children, above - tree.sizes[0], len(inner))
+        inner = torch.arange(tree.level_sizes[0], len(hierarchy), device=logits.device)
+        best = _best_child(score, children, above - tree.level_sizes[0], len(inner))
         whole = score.index_select(1, inner)
         loss = loss + _breach(lower - lower * upper, valid, q) + _breach(whole - whole * best, valid, q)
-    _, family, size = torch.unique(parents, return_inverse=True, return_counts=True)
+    family, size = tree.family, tree.family_sizes
     with_siblings = (size[family] > 1).nonzero()[:, 0]
     if len(with_siblings):
         of_family = score.new_zeros(score.shape[0], len(size), *score.shape[2:]).index_add(1, family, score)

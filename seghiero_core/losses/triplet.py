@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seghiero_core.hierarchy import Hierarchy
-from seghiero_core.losses.tree import labels, masked_mean, tree_of, widen
+from seghiero_core.hierarchy.tensors import tree_tensors
+from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.losses.reductions import labels, masked_mean, widen
 
 
 def tree_triplet(
@@ -32,7 +33,7 @@ def tree_triplet(
     from the others at random. Labels of which one stands above the other may be the same thing and make no pair. A
     batch without a triplet gives 0. Draws come from torch's own generator.
     """
-    embedding, tree = widen(embedding), tree_of(hierarchy, embedding.device)
+    embedding, tree = widen(embedding), tree_tensors(hierarchy, embedding.device)
     small = F.interpolate(target[:, None].double(), size=embedding.shape[2:], mode="nearest-exact")[:, 0].long()
     label = labels(small, tree, ignore_index).flatten()
     # An exponential race: the first arrivals are a sample without replacement, by rate (Efraimidis & Spirakis 2006).
@@ -43,7 +44,7 @@ def tree_triplet(
     label = label[chosen]
     known = label < len(hierarchy)
     node = label.where(known, 0)
-    distance = tree.distance[node[:, None], node]  # S,S
+    distance = tree.distance[node[:, None], node].long()  # S,S
     same = torch.eye(len(node), dtype=torch.bool, device=node.device)
     related = (tree.covers | tree.covers.T)[node[:, None], node] & (node[:, None] != node)
     pairs = known[:, None] & known & ~related & ~same

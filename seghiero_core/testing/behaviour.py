@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from seghiero_core.model import build_model
+from seghiero_core.model.factories import build_model
 from seghiero_core.testing.shapes import NUM_CLASSES, shown
 
 ODD_SIZES = ((97, 131), (33, 47), (64, 96))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from seghiero_core.model import create_backbone, create_head, get_backbone_channels, get_backbone_strides
+from seghiero_core.model.factories import create_backbone, create_head, get_backbone_channels, get_backbone_strides
 from seghiero_core.registry import BACKBONES, HEADS
 
 STRIDES = (4, 8, 16, 32)

@@ -8,13 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seghiero_core.heads.networks.layers import (
-    Embedding,
-    conv_norm_act,
-    init_weights,
-    resize,
-    separable_conv_norm_act,
-)
+from seghiero_core.heads.networks.layers import Embedding, conv_norm_act, init_weights, resize, separable_conv_norm_act
 
 SKIP_CHANNELS = 48
 """Width that C1 is reduced to, so that it doesn't outweigh the pyramid (section 4.1 of the paper)."""

@@ -8,12 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seghiero_core.heads.networks.layers import (
-    Embedding,
-    init_weights,
-    resize,
-    separable_conv_norm_act,
-)
+from seghiero_core.heads.networks.layers import Embedding, init_weights, resize, separable_conv_norm_act
 
 
 class LightHead(nn.Module):

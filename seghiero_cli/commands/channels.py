@@ -1,0 +1,127 @@
+"""`seghiero channels`: what a backbone hands to a head, stage by stage."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from seghiero_cli import console
+from seghiero_core.errors import CheckFailed, UsageError, nearest
+from seghiero_core.registry import BACKBONES, BackboneEntry
+
+EXAMPLE = "Example: seghiero channels convnext --variant tiny --verify"
+
+
+def channels(
+    type_: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="A backbone; all when left out.")] = None,
+    depth: Annotated[str | None, typer.Option(help="Only this depth.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Only this variant.")] = None,
+    config: Annotated[Path | None, typer.Option(help="The backbone of this config.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Build the network, run it and compare.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Print the channels and strides of C1 to C4, without building anything."""
+    options: dict[str, Any] = {}
+    if config is not None:
+        if type_ or depth or variant:
+            raise UsageError("channels: give either --config or a TYPE with --depth or --variant, not both.")
+        from seghiero_core.config.loading import load_config
+
+        options = load_config(config).backbone.model_dump()
+        entry = BACKBONES.get(options.pop("type"))
+        options.pop("pretrained")
+        chosen = [(entry, str(options.pop(entry.selector, entry.default)))]
+    else:
+        entries = [BACKBONES.get(type_)] if type_ else _having(depth, variant)
+        chosen = [(entry, name) for entry in entries for name in _chosen(entry, depth, variant)]
+    rows = [_row(entry, name, options) for entry, name in chosen]
+    if verify:
+        _verify(chosen, rows, options)
+    if as_json:
+        console.result_json(rows)
+    else:
+        console.table(
+            "",
+            ("type", "variant", "C1", "C2", "C3", "C4", "strides"),
+            [
+                (
+                    row["type"],
+                    str(row.get("depth", row.get("variant"))),
+                    *map(str, row["channels"]),
+                    ", ".join(map(str, row["strides"])),
+                )
+                for row in rows
+            ],
+            (2, 3, 4, 5),
+        )
+    faults = []
+    for row in rows:
+        name = f"{row['type']} {row.get('depth', row.get('variant'))}"
+        faults += [f"{name}: {fault}" for fault in row.get("faults", ())]
+        heads = row.get("heads", {})
+        if row.get("faults"):  # what the heads say then is but an echo
+            faults += [f"{name}: {shapes}" for shapes in row["shapes"]]
+            accepting = ", ".join(head for head, why in heads.items() if not why)
+            faults.append(f"{name}: heads that take it as it is: {accepting or 'none'}")
+        else:
+            faults += [f"{name}: the head {head} refuses it: {why}" for head, why in heads.items() if why]
+    if faults:
+        raise CheckFailed("\n".join(faults))
+    if verify:
+        console.note("verified: each network's features have these channels and strides, and every head takes them")
+
+
+def _having(depth: str | None, variant: str | None) -> list[BackboneEntry]:
+    """The backbones that have the depth or variant, all where neither is given. Raises UsageError where none has it."""
+    entries = [BACKBONES.get(name) for name in BACKBONES.names()]
+    given = {selector: name for selector, name in (("depth", depth), ("variant", variant)) if name is not None}
+    if len(given) > 1:
+        raise UsageError("channels: no backbone is chosen by both --depth and --variant; give one of them.")
+    for selector, name in given.items():
+        entries = [entry for entry in entries if entry.selector == selector]
+        known = [each for entry in entries for each in entry.variants]
+        if name not in known:
+            raise UsageError(
+                f"channels: no backbone has the {selector} '{name}'.{nearest(name, known)} Known: {', '.join(known)}."
+            )
+        entries = [entry for entry in entries if name in entry.variants]
+    return entries
+
+
+def _chosen(entry: BackboneEntry, depth: str | None, variant: str | None) -> list[str]:
+    given = {"depth": depth, "variant": variant}
+    name = given.pop(entry.selector, None)
+    for other, value in given.items():
+        if value is not None:
+            raise UsageError(f"channels: {entry.name} is chosen by --{entry.selector}, it has no --{other}.")
+    if name is None:
+        return list(entry.variants)
+    entry.check_variant(name)
+    return [name]
+
+
+def _row(entry: BackboneEntry, name: str, options: dict[str, Any]) -> dict[str, Any]:
+    chosen = int(name) if entry.selector == "depth" and name.isdigit() else name
+    return {
+        "type": entry.name,
+        entry.selector: chosen,
+        "channels": list(entry.variants[name]),
+        "strides": list(entry.strides(options.get("output_stride", 32))),
+    }
+
+
+def _verify(chosen: list[tuple[BackboneEntry, str]], rows: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    from seghiero_core.testing.conformance import verify_backbone
+
+    for (entry, name), row in zip(chosen, rows, strict=True):
+        report = verify_backbone(entry.name, name, **options)
+        row["verified"] = report.ok
+        row["faults"] = list(report.problems)
+        row["heads"] = report.heads
+        row["shapes"] = [
+            f"C{i}: expected {'x'.join(map(str, expected))}, found {'x'.join(map(str, found)) or 'nothing'}"
+            for i, (expected, found) in enumerate(zip_longest(report.expected, report.found, fillvalue=()), 1)
+        ]

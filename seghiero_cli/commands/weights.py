@@ -1,0 +1,82 @@
+"""`seghiero weights`: published weights into the cache, and where they lie, for machines without network."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from seghiero_cli import console
+
+FETCH_EXAMPLE = "Example: seghiero weights fetch resnet:50 segformer:mit-b0 convnext_tiny.dinov3_lvd1689m"
+WHERE_EXAMPLE = "Example: seghiero weights where segformer"
+
+app = typer.Typer(no_args_is_help=True, help="Published weights for machines without network: fetch, where.")
+
+What = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TYPE...|CFG",
+        help="resnet (all its variants), resnet:50 (one), a published tag or hub name, or a config's YAML file.",
+    ),
+]
+
+
+@app.command("fetch", epilog=FETCH_EXAMPLE)
+def fetch(
+    what: What,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Download weights into the cache, verified; what is there already is verified, and replaced if damaged."""
+    from seghiero_core.weights.published import fetch_weights, select_weights
+
+    selected = select_weights(what)
+    if not selected:
+        console.note("nothing to fetch: this config starts from random weights or from a file.")
+    for weights in selected:
+        fetch_weights(weights, notify=_tell, replace_damaged=True)
+        if not as_json:
+            console.result(f"{weights.title}  {weights.path}")
+    if as_json:
+        console.result_json([_row(weights) for weights in selected])
+
+
+@app.command("where", epilog=WHERE_EXAMPLE)
+def where(
+    what: Annotated[list[str] | None, What.__metadata__[0]] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """List the weights that `pretrained: true` takes, their folders in the cache, and whether they are there."""
+    from seghiero_core.weights.published import select_weights
+
+    selected = select_weights(what or [])
+    if as_json:
+        console.result_json([_row(weights) for weights in selected])
+        return
+    rows = [
+        (weights.title, weights.repository, "yes" if weights.path else "no", str(weights.folder))
+        for weights in selected
+    ]
+    console.table("", ("weights", "repository of the hub", "there", "folder in the cache"), rows)
+    console.note(
+        "For a machine without network: `seghiero weights fetch` them where there is one, and copy these folders (with "
+        "their links: rsync -a, tar) to where `seghiero weights where` says on the other; HF_HOME moves the cache. "
+        "Or copy model.safetensors alone to any place and set backbone.pretrained to its path. HF_HUB_OFFLINE=1 keeps "
+        "everything off the network."
+    )
+
+
+def _tell(event: dict[str, Any]) -> None:
+    size = f" ({event['mib']} MiB)" if event["mib"] else ""
+    console.note(f"downloading {event['file']} of {event['repository']}{size}")
+
+
+def _row(weights: Any) -> dict[str, Any]:
+    return {
+        "weights": weights.title,
+        "repository": weights.repository,
+        "files": ["/".join(names) for names in weights.files],
+        "folder": str(weights.folder),
+        "path": str(weights.path) if weights.path else None,
+        "there": weights.path is not None,
+    }

@@ -1,0 +1,1 @@
+"""One file from a checkpoint, checked against the network."""

@@ -1,0 +1,158 @@
+"""The tree as tensors on a device, for losses, decoding and metrics."""
+
+from __future__ import annotations
+
+import functools
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from seghiero_core.hierarchy.tree import Hierarchy
+
+
+def tree_tensors(hierarchy: Hierarchy, device: torch.device) -> TreeTensors:
+    """Return the index tensors of a hierarchy on a device, built once for each pair.
+
+    Args:
+        hierarchy: The class tree.
+        device: Where the tensors live.
+
+    Returns:
+        The tensors. While a graph is being traced they are built anew, because they then belong to that graph.
+    """
+    return TreeTensors(hierarchy, device) if torch.compiler.is_compiling() else _cached(hierarchy, device)
+
+
+class TreeTensors:
+    """Index tensors of a hierarchy on one device, each built when it is first used.
+
+    N nodes, K leaves, D the depth of the tree, and L levels with C[l] classes. Where a dimension is N+1, the last
+    entry stands for ignored pixels, so that tables can be indexed by the output of `losses.reductions.labels`.
+    """
+
+    def __init__(self, hierarchy: Hierarchy, device: torch.device) -> None:
+        self.hierarchy = hierarchy
+        self.device = device
+        self.level_sizes = tuple(len(level.nodes) for level in hierarchy.levels)
+
+    @cached_property
+    def parent_class(self) -> tuple[Tensor, ...]:
+        """L tensors (C[l]): the class at level l+1 above each class of level l; all zeros (the root) at the last."""
+        tables = []
+        for finer, coarser in zip(self.hierarchy.leaf_to_level[:-1], self.hierarchy.leaf_to_level[1:], strict=True):
+            table = np.zeros(finer.max() + 1)
+            table[finer] = coarser
+            tables.append(self._index(table))
+        return (*tables, self._index(np.zeros(self.level_sizes[-1])))
+
+    @cached_property
+    def leaf_to_level(self) -> tuple[Tensor, ...]:
+        """L tensors (K): the class of each leaf."""
+        return tuple(self._index(table) for table in self.hierarchy.leaf_to_level)
+
+    @cached_property
+    def members(self) -> tuple[Tensor, ...]:
+        """L-1 tensors (C[l],K) of float32 for the levels above the leaves: 1 where a leaf belongs to a class."""
+        return tuple(
+            self._tensor(classes[None] == np.arange(size)[:, None], torch.float32)
+            for classes, size in zip(self.hierarchy.leaf_to_level[1:], self.level_sizes[1:], strict=True)
+        )
+
+    @cached_property
+    def level_nodes(self) -> tuple[Tensor, ...]:
+        """L tensors (C[l]): the node of each class."""
+        return tuple(self._index(level.nodes) for level in self.hierarchy.levels)
+
+    @cached_property
+    def labelled(self) -> Tensor:
+        """L,N+1 of bool: whether a label counts at a level."""
+        return self._tensor(np.pad(self.hierarchy.node_to_level, ((0, 0), (0, 1)), constant_values=-1) >= 0, torch.bool)
+
+    @cached_property
+    def class_of(self) -> Tensor:
+        """L,N+1: the class of a label at each level, 0 where it doesn't count."""
+        return self._index(np.pad(self.hierarchy.node_to_level, ((0, 0), (0, 1))).clip(min=0))
+
+    @cached_property
+    def path(self) -> Tensor:
+        """D,N+1: the nodes from the root's child down to each label, which is repeated to the end."""
+        depths = self.hierarchy.depths
+        paths = [
+            [*reversed((node, *self.hierarchy.ancestors(node)))] + [node] * int(depths.max() - depths[node])
+            for node in range(len(self.hierarchy))
+        ]
+        return self._index(np.pad(np.array(paths).T, ((0, 0), (0, 1))))
+
+    @cached_property
+    def depths(self) -> Tensor:
+        """N+1: 1 for the root's children, 0 for ignored pixels."""
+        return self._index(np.append(self.hierarchy.depths, 0))
+
+    @cached_property
+    def covers(self) -> Tensor:
+        """N,N of bool: `covers[a, b]` where a is b or one of its ancestors."""
+        return self._tensor(self.hierarchy.covers, torch.bool)
+
+    @cached_property
+    def below(self) -> Tensor:
+        """N+1,N of bool: `below[a, b]` where b is a descendant of a, not a itself."""
+        return self._tensor(
+            np.pad(self.hierarchy.covers & ~np.eye(len(self.hierarchy), dtype=bool), ((0, 1), (0, 0))), torch.bool
+        )
+
+    @cached_property
+    def distance(self) -> Tensor:
+        """N+1,N+1 of int16: edges between two nodes; the last row and column stand for the root."""
+        to_root = self.hierarchy.depths
+        return self._tensor(
+            np.block([[self.hierarchy.distance, to_root[:, None]], [np.append(to_root, 0)[None]]]), torch.int16
+        )
+
+    @cached_property
+    def leaf_distance(self) -> Tensor:
+        """K,K of float32: edges between two leaves."""
+        leaves = len(self.hierarchy.leaves)
+        return self._tensor(self.hierarchy.distance[:leaves, :leaves], torch.float32)
+
+    @cached_property
+    def leaf_parent(self) -> Tensor:
+        """K: the parent of each leaf, the leaf itself where that is the root."""
+        leaves = np.arange(len(self.hierarchy.leaves))
+        parents = self.hierarchy.parents[leaves]
+        return self._index(np.where(parents < 0, leaves, parents))
+
+    @cached_property
+    def root_leaves(self) -> Tensor:
+        """The leaves whose parent is the root."""
+        return self._index(np.flatnonzero(self.hierarchy.parents[: len(self.hierarchy.leaves)] < 0))
+
+    @cached_property
+    def inner_by_depth(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """The inner nodes at each depth below the first, and their parents; the deepest come first."""
+        parents, depths = self.hierarchy.parents, self.hierarchy.depths
+        is_inner = np.arange(len(self.hierarchy)) >= len(self.hierarchy.leaves)
+        by_depth = [np.flatnonzero((depths == depth) & is_inner) for depth in range(int(depths.max()) - 1, 1, -1)]
+        return tuple((self._index(nodes), self._index(parents[nodes])) for nodes in by_depth)
+
+    @cached_property
+    def family(self) -> Tensor:
+        """N: a number that a node shares with its siblings, from 0 on."""
+        return self._index(np.unique(self.hierarchy.parents, return_inverse=True)[1])
+
+    @cached_property
+    def family_sizes(self) -> Tensor:
+        """The number of siblings in each family."""
+        return self._index(np.unique(self.hierarchy.parents, return_counts=True)[1])
+
+    def _index(self, values: ArrayLike) -> Tensor:
+        return self._tensor(values, torch.int64)
+
+    def _tensor(self, values: ArrayLike, dtype: torch.dtype) -> Tensor:
+        with torch.inference_mode(False):  # validation may be the first to ask, and training must be able to save them
+            return torch.tensor(np.asarray(values), dtype=dtype, device=self.device)
+
+
+_cached = functools.lru_cache(maxsize=32)(TreeTensors)

@@ -1,0 +1,1 @@
+"""New components and projects from templates."""

@@ -1,0 +1,86 @@
+"""What a run would take, from a few of its own steps; nothing is written."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from seghiero_core.config.schema import Config
+from seghiero_core.data.loaders import batches
+from seghiero_core.devices import is_out_of_memory, peak_memory_mib
+from seghiero_core.errors import UsageError
+from seghiero_core.evaluate import evaluate
+from seghiero_core.events import Notify, ignore_events
+from seghiero_core.training.batch_size import out_of_memory, static_mib, trial_step
+from seghiero_core.training.freezing import set_training_mode
+from seghiero_core.training.run import Run, prepare
+from seghiero_core.training.run_folder import check_run_folder
+
+
+def dry_run(
+    config: Config, *, resume: bool = False, force: bool = False, notify: Notify = ignore_events
+) -> dict[str, Any]:
+    """Build everything that `train` would, run a step to warm up, one that is timed, and one of validation.
+
+    Returns batch_size (per process), processes, device, precision, parameters, epochs, steps_per_epoch, memory_mib
+    (the parts that every step needs, and the peak), seconds_per_step (data included), seconds_per_epoch (validation
+    included, as often as it comes) and seconds. Raises what `train` would raise before and in its first step, but for a
+    run that is there already, which is a warning: nothing is written.
+    """
+    try:
+        check_run_folder(config.run_dir, resume=resume, force=force)
+    except UsageError as error:
+        notify({"event": "warning", "text": f"train would stop here: {error}"})
+    run = prepare(config, notify, resume=resume)
+    try:
+        return _measured(run)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(run.config, run.accelerator.unwrap_model(run.model), run.accelerator.device) from error
+        raise
+
+
+def _measured(run: Run) -> dict[str, Any]:
+    training, accelerator = run.config.training, run.accelerator
+    set_training_mode(run.model, freeze_norm=training.freeze_norm)
+    run.sampler.start_epoch(0)
+    loading = iter(batches(run.train_loader))
+    first = next(loading)
+    seconds = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        batch = next(loading, first)
+        images = batch["image"]
+        if training.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        trial_step(run.model, run.loss, run.optimizer, images, batch["target"], accelerator)
+        if accelerator.device.type == "cuda":
+            torch.cuda.synchronize(accelerator.device)
+        seconds = time.perf_counter() - started
+    per_step = seconds * training.gradient_accumulation
+
+    started = time.perf_counter()
+    batch = next(iter(batches(run.val_loader)), None)  # none where there are fewer images than processes
+    evaluate(
+        run.evaluated_model(), [batch] if batch else [], run.hierarchy, accelerator=accelerator, scores=run.loss.scores
+    )
+    per_validation = (time.perf_counter() - started) * len(run.val_loader)
+
+    validations = -(-training.epochs // training.validate_every)
+    total = per_step * run.total_steps + per_validation * validations
+    model = accelerator.unwrap_model(run.model)
+    return {
+        "device": str(accelerator.device),
+        "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
+        "processes": accelerator.num_processes,
+        "batch_size": training.batch_size,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "memory_mib": static_mib(model, ema=bool(training.ema)) | {"peak": peak_memory_mib(accelerator.device)},
+        "epochs": training.epochs,
+        "steps_per_epoch": run.steps_per_epoch,
+        "seconds_per_step": per_step,
+        "seconds_per_epoch": total / training.epochs,
+        "seconds": total,
+    }

@@ -1,0 +1,53 @@
+"""Experiment trackers, through accelerate's own interface; each is an extra of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from accelerate import Accelerator
+
+from seghiero_core.config.schema import Config
+from seghiero_core.errors import UsageError
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise UsageError for a tracker whose package isn't installed; its module has the tracker's name."""
+    for name in names:
+        if find_spec(name) is None:
+            raise UsageError(
+                f"training.trackers: {name} isn't installed here; `pip install 'seghiero[{name}]'` brings it."
+            )
+
+
+def start_trackers(accelerator: Accelerator, config: Config) -> None:
+    """Start every tracker of the config with the whole config, one value per key. Only the main process tracks."""
+    name = config.output.name
+    named = {"wandb": {"name": name}, "mlflow": {"run_name": name}, "trackio": {"name": name}}
+    accelerator.init_trackers("seghiero", _flat(config.model_dump(mode="json")), named)
+
+
+def track(accelerator: Accelerator, record: dict[str, Any]) -> None:
+    """Give the numbers of a step's or a validation's record to the trackers."""
+    if not accelerator.trackers:
+        return
+    if record["event"] == "step":
+        values = {f"train/{key}": record[key] for key in ("loss", "lr", "grad_norm", "seconds", "memory_mib")}
+        values |= {f"train/{name}": value for name, value in record["terms"].items()}
+    else:
+        metrics = record["metrics"]
+        names = ("mean_miou", "consistency", "full_path_accuracy", "mean_tree_distance")
+        values = {f"val/{name}": metrics[name] for name in names}
+        values |= {f"val/{level['name']}_miou": level["miou"] for level in metrics["levels"]}
+    accelerator.log({key: value for key, value in values.items() if value is not None}, step=record["step"])
+
+
+def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{before}{key}.")
+        else:
+            flat[f"{before}{key}"] = value if isinstance(value, int | float | str) else str(value)
+    return flat

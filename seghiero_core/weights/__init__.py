@@ -1,0 +1,1 @@
+"""Published weights: finding, reading and checking them."""

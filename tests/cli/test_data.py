@@ -1,0 +1,184 @@
+"""`seghiero data check | stats | preview | convert`, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from seghiero_core.config.loading import load_config
+from seghiero_core.data.loaders import Augment, SegmentationDataset
+from seghiero_core.data.samples import split_samples
+from seghiero_core.hierarchy.tree import Hierarchy
+
+COLORS = {"sky": [70, 130, 180], "pole": [153, 153, 153], "road": [128, 64, 128]}
+
+
+@pytest.fixture
+def project(starter_folder, tmp_path) -> Path:
+    """A copy of the starter that may be spoiled."""
+    shutil.copytree(starter_folder / "data", tmp_path / "data")
+    return Path(shutil.copy(starter_folder / "cfg.yaml", tmp_path / "cfg.yaml"))
+
+
+@pytest.fixture
+def painted(tmp_path):
+    """Writes a config with `labels` and COLORS (`cfg.yaml`), and colour masks below `painted`; gives label values."""
+
+    def paint(labels: dict[int, str], masks: dict[str, np.ndarray], mode: str = "RGB") -> Path:
+        classes = {"labels": labels, "colors": {name: COLORS[name] for name in labels.values()}, "ignore": 255}
+        split = {"images": "images", "masks": "masks"}
+        config = {"dataset": {"train": split, "val": split}, "classes": classes}
+        (tmp_path / "cfg.yaml").write_text(yaml.safe_dump(config))
+        table = {value: COLORS[name] for value, name in labels.items()} | {255: [0, 0, 0]}
+        for name, mask in masks.items():
+            path = tmp_path / "painted" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rgb = np.array([table[value] for value in mask.ravel().tolist()], np.uint8).reshape(*mask.shape, 3)
+            picture = Image.fromarray(rgb)
+            (picture.quantize(8) if mode == "P" else picture.convert(mode)).save(path)
+        return tmp_path / "cfg.yaml"
+
+    return paint
+
+
+def test_check_tells_what_is_there(run, project):
+    code, out, err = run("data", "check", project)
+    assert (code, err) == (0, "") and "ok   train: " in out and "ok   val: " in out and "no pixel of" not in out
+    facts = json.loads(run("data", "check", project, "--json")[1])
+    images = list((project.parent / "data" / "train" / "images").iterdir())
+    height, width = np.asarray(Image.open(images[0])).shape[:2]
+    assert facts["train"]["images"] == len(images) and facts["train"]["absent"] == []
+    assert facts["train"]["sizes"] == [{"height": height, "width": width, "images": len(images)}]
+
+
+def test_check_tells_the_faults_of_every_split_even_where_the_config_asks_for_a_fast_look(run, project):
+    project.write_text(project.read_text().replace("dataset:", "dataset:\n  check: fast", 1))
+    for split in ("train", "val"):
+        mask = sorted((project.parent / "data" / split / "masks").iterdir())[-1]
+        Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 77)).save(mask)
+    code, out, err = run("data", "check", project)
+    assert (code, out) == (3, "") and err.count("holds values that are no label: 77") == 2
+    assert "train: " in err and "val: " in err
+
+
+def test_stats_are_those_of_brute_force(run, project):
+    config = load_config(project)
+    hierarchy = Hierarchy.from_config(config.classes)
+    document = json.loads(run("data", "stats", project, "--json")[1])
+    for split in ("train", "val"):
+        masks = [np.asarray(Image.open(path)) for path in (project.parent / "data" / split / "masks").iterdir()]
+        values = np.concatenate([mask.ravel() for mask in masks])
+        labelled = values[values != config.classes.ignore]
+        found = document["splits"][split]
+        assert found["images"] == len(masks) and found["ignored"] == pytest.approx(1 - len(labelled) / len(values))
+        for number, level in enumerate(found["levels"]):
+            for entry in level["classes"]:
+                node = hierarchy.index_of(entry["name"])
+                below = [
+                    value for value, of in hierarchy.values.items() if node == of or node in hierarchy.ancestors(of)
+                ]
+                assert entry["pixels"] == np.isin(labelled, below).sum(), (number, entry)
+            assert sum(entry["share"] for entry in level["classes"]) + level["unlabelled"] == pytest.approx(1)
+    assert set(document["class_weights"]["auto"]) == set(hierarchy.leaves)
+    code, out, _ = run("data", "stats", project)
+    assert code == 0 and all(name in out for name in (*hierarchy.nodes, "train %", "val %", "median_frequency"))
+
+
+def test_preview_shows_labels_at_every_level(run, project, tmp_path):
+    code, out, _ = run("data", "preview", project, "--split", "val", "--count", 3, "--out", tmp_path / "a" / "p.png")
+    assert code == 0 and out.strip() == str(tmp_path / "a" / "p.png")
+    page = np.asarray(Image.open(tmp_path / "a" / "p.png")).reshape(-1, 3)
+    hierarchy = Hierarchy.from_config(load_config(project).classes)
+    for node in hierarchy.levels[-1].nodes:
+        assert (page == hierarchy.colors[node]).all(axis=1).sum() > 1000
+
+
+def test_preview_of_what_training_gets(run, project, tmp_path, monkeypatch):
+    config = load_config(project)
+    drawn = []
+    monkeypatch.setattr(
+        "seghiero_core.data.overview.prediction_grid",
+        lambda images, targets, *_, **__: drawn.extend(zip(images, targets, strict=True)) or Image.new("RGB", (1, 1)),
+    )
+    assert run("data", "preview", project, "--augmented", "--count", 2, "--out", tmp_path / "p.png")[0] == 0
+    samples = split_samples(config.dataset, "train")
+    augment = Augment(**config.transform.model_dump(), seed=config.training.seed)
+    dataset = SegmentationDataset(samples, Hierarchy.from_config(config.classes), augment)
+    for (image, target), index in zip(drawn, (0, len(samples) // 2), strict=True):
+        expected = dataset[(0, index)]
+        assert np.array_equal(image, expected["image"].permute(1, 2, 0)) and np.array_equal(target, expected["target"])
+        assert target.shape == config.transform.size
+
+
+def test_preview_of_a_split_that_is_not_there(run, project):
+    code, _, err = run("data", "preview", project, "--split", "test")
+    assert code == 2 and "no such split; known: train, val" in err
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+@pytest.mark.parametrize("values", [(0, 7, 200), (0, 7, 300)], ids=["8 bit", "16 bit"])
+def test_converted_masks_hold_the_label_values(run, painted, tmp_path, mode, values):
+    rng = np.random.default_rng(0)
+    masks = {f"town/{i}.png": rng.choice([*values, 255], (9, 11 + i)) for i in range(3)}
+    cfg = painted(dict(zip(values, COLORS, strict=True)), masks, mode)
+    out = tmp_path / "masks"
+    code, printed, err = run("data", "convert", cfg, tmp_path / "painted", out, "--ignore", "0,0,0")
+    assert (code, err) == (0, "") and printed.startswith("3 masks -> ")
+    for name, mask in masks.items():
+        with Image.open(out / name) as image:
+            assert np.array_equal(np.asarray(image), mask)
+            if max(values) < 256:
+                assert image.mode == "P" and image.getpalette()[3 * 7 : 3 * 7 + 3] == COLORS["pole"]
+    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == ["0.png", "1.png", "2.png"]
+
+
+def test_colours_of_no_class_are_listed_and_the_rest_is_converted(run, painted, tmp_path):
+    cfg = painted({0: "sky", 1: "road"}, {"good.png": np.zeros((4, 5), int), "bad.png": np.full((4, 5), 255)})
+    code, out, err = run("data", "convert", cfg, tmp_path / "painted", tmp_path / "masks")
+    assert (code, out) == (3, "") and "1 of 2 masks were not converted" in err
+    assert "bad.png has colours of no class: 0,0,0 (20 px)" in err and "--ignore" in err
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["good.png"]
+
+
+def test_what_convert_refuses(run, painted, tmp_path):
+    cfg = painted({0: "sky", 1: "road"}, {"a.png": np.zeros((4, 5), int)})
+    source = tmp_path / "painted"
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("")
+    for arguments, words in (
+        ((tmp_path / "nowhere", tmp_path / "o"), "is no folder"),
+        ((source, source / "o"), "is within"),
+        ((source, tmp_path / "full"), "holds files already"),
+        ((tmp_path / "full", tmp_path / "o"), "holds no mask"),
+        ((source, tmp_path / "o", "--ignore", "0,0"), "three whole numbers"),
+        ((source, tmp_path / "o", "--ignore", "70,130,180"), "stands for two values: 0, 255"),
+    ):
+        code, out, err = run("data", "convert", cfg, *arguments)
+        assert (code, out) == (2, "") and words in err, words
+    config = yaml.safe_load(cfg.read_text())
+    del config["classes"]["colors"]
+    cfg.write_text(yaml.safe_dump(config))
+    code, _, err = run("data", "convert", cfg, source, tmp_path / "o")
+    assert code == 2 and "classes.colors gives no label a colour" in err
+    Image.new("RGB", (3, 3)).save(source / "a.bmp")
+    cfg = painted({0: "sky"}, {})
+    code, _, err = run("data", "convert", cfg, source, tmp_path / "o")
+    assert code == 2 and "would both be written to" in err and not (tmp_path / "o").exists()
+
+
+def test_camvid_as_it_is_published(run, tmp_path):
+    """The preset of the 32 classes has the published colours; its masks come in nothing else."""
+    split = "{images: images, masks: masks}"
+    (tmp_path / "cfg.yaml").write_text(f"dataset: {{train: {split}, val: {split}}}\nclasses: {{preset: camvid-32}}\n")
+    classes = load_config(tmp_path / "cfg.yaml").classes
+    (tmp_path / "painted").mkdir()
+    row = np.array([[classes.colors[name] for name in classes.labels.values()]], np.uint8)
+    Image.fromarray(row).save(tmp_path / "painted" / "a.png")
+    assert run("data", "convert", tmp_path / "cfg.yaml", tmp_path / "painted", tmp_path / "masks")[0] == 0
+    assert np.asarray(Image.open(tmp_path / "masks" / "a.png")).tolist() == [list(classes.labels)]

@@ -1,0 +1,167 @@
+"""The YAML file: defaults, overrides, and every fault with its line, its key and the nearest word."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from seghiero_core.config.loading import load_config
+from seghiero_core.errors import ConfigError, UsageError
+from support.processes import ENVIRONMENT
+
+GOOD = """
+dataset:
+  root: data
+  train: {images: train/images, masks: train/masks}
+  val: {images: val/images, masks: val/masks}
+classes:
+  labels: [sky, road, car]
+  tree: {static: [sky, road], car: }
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_config(text):
+        path = tmp_path / "cfg.yaml"
+        path.write_text(text) if isinstance(text, str) else path.write_bytes(text)
+        return path
+
+    return write_config
+
+
+def faults(path, overrides=()):
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def test_only_dataset_and_labels_are_required(write, tmp_path):
+    config = load_config(write(GOOD))
+    assert config.backbone.type == "resnet"
+    assert config.head.type == "aspp"
+    assert config.dataset.train.images == tmp_path / "data/train/images"
+    assert config.run_dir == tmp_path / "runs/cfg"
+
+
+def test_the_resolved_config_loads_to_an_equal_one_elsewhere(write, tmp_path):
+    config = load_config(write(GOOD + "backbone: {type: resnet, depth: 18, output_stride: 16}\n"))
+    elsewhere = tmp_path / "deep/below"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "config.yaml").write_text(config.to_yaml())
+    assert load_config(elsewhere / "config.yaml") == config
+
+
+def test_set_overrides_in_yaml_and_replaces_a_mapping_whole(write):
+    path = write(GOOD + "backbone: {type: resnet, depth: 18}\n")
+    config = load_config(path, ["training.lr=1e-2", "transform.size=[32, 64]", "backbone={type: convnext}"])
+    assert config.training.lr == 0.01
+    assert config.transform.size == (32, 64)
+    assert config.backbone.model_dump() == {"type": "convnext", "pretrained": False}
+
+
+@pytest.mark.parametrize("override", ["lr", "=3", "training.=3", "training.lr.x=3"])
+def test_a_malformed_override_is_named(write, override):
+    with pytest.raises(UsageError, match="--set"):
+        load_config(write(GOOD + "training: {lr: 0.1}\n"), [override])
+
+
+def test_all_faults_come_together_with_line_key_and_nearest_word(write):
+    text = faults(
+        write(
+            GOOD.replace("tree: {static: [sky, road], car: }", "tree: {static: [sky, raod], car: }")
+            + "backbone: {type: resnet, dpeth: 50, output_stride: 12}\n"
+            "head: {type: asp}\n"
+            "trainin: {lr: 3}\n"
+            "training: {lr: fast, epochs: -1}\n"
+        ),
+        ["transform.size=3"],
+    ).splitlines()
+    expected = [
+        ("line 7", "classes.labels: 'road' is missing from classes.tree. Did you mean 'raod'?"),
+        ("line 8", "the leaf 'raod' is no label. Did you mean 'road'?"),
+        ("line 9", "backbone.dpeth: unknown key for resnet. Did you mean 'depth'?"),
+        ("line 9", "backbone.output_stride: expected 8, 16 or 32, found 12"),
+        ("line 10", "there is no head 'asp'. Did you mean 'aspp'?"),
+        ("line 11", "trainin: unknown key. Did you mean 'training'?"),
+        ("line 12", "training.lr: expected a valid number"),
+        ("line 12", "training.epochs: expected greater than 0, found -1"),
+        ("--set transform.size=3", "transform.size"),
+    ]
+    for where, what in expected:
+        assert any(what in line and where in line for line in text), (where, what, text)
+    assert len(text) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("backbone: {type: resnt}", "Did you mean 'resnet'?"),
+        ("backbone: {type: resnet, depth: 51}", "resnet has no depth '51'"),
+        ("backbone: {type: segformer, variant: mit-b9}", "segformer has no variant 'mit-b9'"),
+        (
+            "backbone: {type: segformer, output_stride: 16}",
+            "unknown key for segformer. It is of convnext, resnet: take",
+        ),
+        ("backbone: {type: convnext, depth: 50}", "or set the section whole (backbone={type: convnext})"),
+        ("training: {lr: 0.1, lr: 0.2}", "the key 'lr' stands twice"),
+        ("training: [1, 2]", "training: expected a mapping of keys"),
+        ("transform: {scale: [2, 1]}", "[smallest, largest]"),
+        ("loss: {terms: {dcie: 1}}", "Did you mean 'dice'?"),
+        ("loss: {preset: marginl}", "Did you mean 'marginal'?"),
+        ("backbone: {type: resnet, drop_path: 2}", "backbone.drop_path: expected less than 1, found 2"),
+        ("head: {type: aspp, dropout: -0.1}", "head.dropout: expected greater than or equal to 0, found -0.1"),
+        ("head: {type: aspp, dilations: [6, 12, 0]}", "expected greater than or equal to 1, found 0"),
+        ("training: {device: gpu}", "training.device: expected auto, cpu, cuda, cuda:N or mps, found 'gpu'"),
+        ("training: {monitor: leafs}", "training.monitor: there is no 'leafs'. Did you mean 'leaf'?"),
+    ],
+)
+def test_one_fault_is_named(write, section, message):
+    assert message in faults(write(GOOD + section + "\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty"),
+        ("# nothing\n", "the file is empty"),
+        ("just words", "expected sections"),
+        ("a: [1, 2", "not valid YAML"),
+        ("dataset: !!python/object/apply:os.system ['touch ran']", "is not allowed"),
+        ("dataset: !!python/name:os.system ", "could not determine a constructor"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "not a text file"),
+        ("? [a, b]\n: c", "a key must be a word"),
+        ("a: " + "[" * 300 + "]" * 300, "values than a config has"),
+        (GOOD.replace("[sky, road, car]", "[sky, road, no]"), "put it in quotes"),
+        (GOOD.replace("[sky, road, car]", "{0: sky, 99999: road}"), "mask values from 0 to 65535"),
+        (GOOD.replace("[sky, road, car]", "[]"), "should be a list of names"),
+    ],
+)
+def test_what_is_no_config_is_told_so(write, tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in faults(write(text)).replace("expected a list", "should be a list")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_alias_bomb_ends_in_a_message(write):
+    bomb = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    bomb += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    assert "remove its aliases" in faults(write("\n".join(bomb)))
+
+
+def test_a_missing_file_names_the_command_that_writes_one(tmp_path):
+    assert "seghiero init" in faults(tmp_path / "none.yaml")
+
+
+def test_defaults_survive_a_yaml_round_trip(write):
+    config = load_config(write(GOOD))
+    assert yaml.safe_load(config.to_yaml())["training"]["lr"] == config.training.lr
+
+
+def test_loading_a_config_does_not_import_torch(write):
+    code = f"import sys; from seghiero_core.config import load_config; load_config({str(write(GOOD))!r}); "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT).returncode == 0

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seghiero_core.data.images import NO_LABEL, node_table, read_image, read_mask, to_nodes
+from seghiero_core.errors import DataError
+from seghiero_core.hierarchy.tree import IGNORE_INDEX
+
+RNG = np.random.default_rng(0)
+RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
+
+
+def saved(tmp_path, image, name="a.png", **options):
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def test_rgb_and_rgba(tmp_path):
+    alpha = np.dstack([RGB, GRAY])
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(RGB))), RGB)
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(alpha))), RGB)
+
+
+def test_gray_and_16_bit_gray(tmp_path):
+    expected = np.repeat(GRAY[..., None], 3, axis=2)
+    wide = GRAY.astype(np.uint16) * 257
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(GRAY))), expected)
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(wide))), expected)
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(wide), "a.tif")), expected)
+    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(wide.astype(np.int32)), "b.tif")), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"transparency": bytes([0, 128, 255])}], ids=["opaque", "transparent"])
+def test_palette(tmp_path, options):
+    indices = (GRAY % 3).astype(np.uint8)
+    colors = [(250, 10, 20), (30, 240, 50), (70, 80, 230)]
+    image = Image.fromarray(indices)
+    image.putpalette([c for color in colors for c in color])
+    path = saved(tmp_path, image, **options)
+    assert np.array_equal(read_image(path), np.array(colors, dtype=np.uint8)[indices])
+    assert np.array_equal(read_mask(path), indices)
+
+
+def test_cmyk(tmp_path):
+    path = saved(tmp_path, Image.new("CMYK", (9, 6), (0, 255, 255, 0)), "a.jpg", quality=100)
+    assert np.abs(read_image(path).astype(int) - [255, 0, 0]).max() < 8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_the_image_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, Image.fromarray(RGB), exif=exif)
+    turned = {  # what a viewer does, EXIF 2.3 table of tag 0x0112
+        1: RGB,
+        2: RGB[:, ::-1],
+        3: RGB[::-1, ::-1],
+        4: RGB[::-1],
+        5: RGB.transpose(1, 0, 2),
+        6: np.rot90(RGB, -1),
+        7: np.rot90(RGB, 2).transpose(1, 0, 2),
+        8: np.rot90(RGB, 1),
+    }
+    assert np.array_equal(read_image(path), turned[orientation])
+
+
+def test_float_image_is_refused(tmp_path):
+    path = saved(tmp_path, Image.fromarray(GRAY.astype(np.float32)), "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif holds floating-point pixels"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, bool])
+def test_mask_values_survive(tmp_path, dtype):
+    values = (GRAY > 99) if dtype is bool else (GRAY.astype(np.int64) * (1 if dtype is np.uint8 else 257)).astype(dtype)
+    mask = read_mask(saved(tmp_path, Image.fromarray(values), "a.tif"))
+    assert mask.dtype == (np.uint8 if dtype is bool else dtype) and np.array_equal(mask, values)
+
+
+def test_big_endian_mask(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + bytes([1, 2, 0, 3]))
+    assert read_mask(tmp_path / "a.pgm").tolist() == [[258, 3]]
+
+
+@pytest.mark.parametrize("shape", [(6, 9, 3), (6, 9, 4), (6, 9, 2)])
+def test_colour_mask_is_refused(tmp_path, shape):
+    path = saved(tmp_path, Image.fromarray(np.zeros(shape, dtype=np.uint8)))
+    with pytest.raises(DataError, match=r"a\.png has the channels .*one channel that holds the label value"):
+        read_mask(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + bytes(30)], ids=["empty", "text", "png"]
+)
+def test_damaged_file_is_named(tmp_path, content):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    for read in (read_image, read_mask):
+        with pytest.raises(DataError, match=r"a\.png can't be read"):
+            read(path)
+
+
+def test_truncated_jpeg(tmp_path):
+    path = saved(tmp_path, Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)), "a.jpg")
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(DataError, match=r"a\.jpg can't be read \(image file is truncated"):
+        read_image(path)
+
+
+def test_vanished_file(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.png is no longer there"):
+        read_image(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_to_nodes_equals_a_dictionary(ragged, dtype):
+    values = [0, 2, 5, 9, 255, 1, 254] + ([300, 301, 65535] if dtype is not np.uint8 else [])
+    values += [-1, 65536, 2**31 - 1] if dtype is np.int32 else []
+    known = {0: "sky", 2: "boots", 5: "flats", 9: "shoes", 300: "hat"}
+    expected = [ragged.index_of(known[v]) if v in known else IGNORE_INDEX if v == 255 else NO_LABEL for v in values]
+    assert to_nodes(np.array([values], dtype=dtype), node_table(ragged)).tolist() == [expected]

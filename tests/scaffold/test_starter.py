@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+from PIL import Image
+
+from seghiero_core.config.loading import load_config
+from seghiero_core.data import synthetic
+from seghiero_core.data.audit import audit
+from seghiero_core.data.samples import find_samples
+from seghiero_core.errors import UsageError
+from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.scaffold import starter, templates
+
+
+def test_starter_folder_loads_and_passes_the_audit(tmp_path):
+    path = starter.write_starter(tmp_path / "new" / "folder")
+    assert path == tmp_path / "new" / "folder" / "cfg.yaml"
+    assert sorted(p.name for p in path.parent.iterdir()) == ["cfg.yaml", "data"]
+    config = load_config(path)
+    hierarchy = Hierarchy.from_config(config.classes)
+    assert hierarchy.leaves == synthetic.LABELS
+    for name, count in synthetic.SPLITS.items():
+        facts = audit(find_samples(getattr(config.dataset, name), name=name), hierarchy)
+        assert facts.samples == count and facts.ignored == 0
+    assert (config.backbone.type, config.backbone.depth, config.head.type) == ("resnet", 18, "aspp")
+    assert config.backbone.pretrained is False
+
+
+def test_template_has_the_tree_of_the_data():
+    classes = yaml.safe_load(starter.config_text())["classes"]
+    written = Hierarchy.from_config(classes)
+    expected = Hierarchy.from_config({"labels": list(synthetic.LABELS), "tree": synthetic.TREE})
+    assert written.nodes == expected.nodes and written.tree == expected.tree
+    assert set(classes["colors"]) == set(written.nodes)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "backbone", "head"),
+    [
+        ("max-accuracy", {"type": "segformer", "variant": "mit-b5"}, {"type": "segformer", "proj_dim": 256}),
+        ("balanced", {"type": "resnet", "depth": 101}, {"type": "aspp"}),
+        ("max-speed", {"type": "segformer", "variant": "mit-b0"}, {"type": "extremely_fast_segformer", "proj_dim": 64}),
+        ("budget-gpu", {"type": "resnet", "depth": 50}, {"type": "aspp"}),
+    ],
+)
+def test_recipes_are_the_recommended_combinations(tmp_path, recipe, backbone, head):
+    text = starter.config_text(recipe)
+    raw = yaml.safe_load(text)
+    assert raw["backbone"] == backbone | {"pretrained": True} and raw["head"] == head
+    assert "# pretrained: false" in text and "Without network" in text
+    (tmp_path / "cfg.yaml").write_text(text)
+    config = load_config(tmp_path / "cfg.yaml")
+    assert config.run_dir == tmp_path / "runs" / recipe
+    # The hints must hold when someone follows them.
+    for hint in ("pretrained: false", "pretrained: weights/backbone.safetensors"):
+        followed = text.replace("  pretrained: true #", "  # pretrained: true #").replace(f"  # {hint}", f"  {hint}")
+        (tmp_path / "cfg.yaml").write_text(followed)
+        assert load_config(tmp_path / "cfg.yaml").backbone.pretrained is not True
+    if "# gradient_checkpointing" in text:
+        (tmp_path / "cfg.yaml").write_text(text.replace("# gradient_checkpointing", "gradient_checkpointing"))
+        assert load_config(tmp_path / "cfg.yaml").backbone.gradient_checkpointing is True
+
+
+def test_unknown_recipe_offers_the_nearest(tmp_path):
+    with pytest.raises(UsageError, match=r"no recipe 'max-acuracy'\. Did you mean 'max-accuracy'\?") as info:
+        starter.write_starter(tmp_path / "x", "max-acuracy")
+    assert info.value.exit_code == 2 and not (tmp_path / "x").exists()
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / "cfg.yaml").write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine too")
+    with pytest.raises(UsageError, match=r"cfg\.yaml would be overwritten\. Name another folder"):
+        starter.write_starter(tmp_path)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"cfg.yaml": "mine", "notes.txt": "mine too"}
+    (tmp_path / "cfg.yaml").unlink()
+    starter.write_starter(tmp_path)  # other files don't disturb
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cfg.yaml", "data", "notes.txt"]
+    with pytest.raises(UsageError, match=r"cfg\.yaml and .*data would be overwritten"):
+        starter.write_starter(tmp_path)
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file; name a folder"):
+        starter.write_starter(tmp_path / "file")
+    with pytest.raises(UsageError, match="can't be made"):
+        starter.write_starter(tmp_path / "file" / "deeper")
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    saved = []
+
+    def full_disk(image, path, **options):
+        saved.append(path)
+        if len(saved) > 5:
+            raise OSError(28, "No space left on device")
+        path.write_bytes(b"x")
+
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        starter.write_starter(tmp_path / "a" / "b")
+    assert saved and list(tmp_path.iterdir()) == []
+
+
+def test_templates_are_read_from_the_package_first(tmp_path, monkeypatch):
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates" / "only.tmpl").write_text("from the wheel: $x")
+    monkeypatch.setattr(templates, "files", lambda package: tmp_path)
+    assert templates.read_template("only").substitute(x=1) == "from the wheel: 1"
+    with pytest.raises(FileNotFoundError):
+        templates.read_template("nothing")

@@ -1,0 +1,81 @@
+"""Train a run to its end while killing it: `python tests/crash.py CFG KILLS SEED`, a JSON document on stdout.
+
+Each attempt is a fork of this process (so it starts in a moment), killed with SIGKILL after a random time. After every
+kill the run folder must be readable. A run that ends before KILLS kills is begun again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from seghiero_core.checkpoint import newest_whole_checkpoint, read_checkpoint
+from seghiero_core.config.loading import load_config
+from seghiero_core.training.loop import train
+
+
+def attempt(config, seconds: float) -> int:
+    """Exit status of a resumed training in a process of its own that is killed after `seconds`."""
+    child = os.fork()
+    if not child:
+        try:
+            train(config, resume=True)
+            os._exit(0)
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            os._exit(1)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main() -> None:
+    cfg, kills, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    torch.set_num_threads(1)
+    config = load_config(cfg, ["training.save_every=1", "output.name=crashed"])
+    folder: Path = config.run_dir
+    rng = random.Random(seed)
+    report = {"kills": 0, "while_saving": 0, "runs": 0, "steps_at_kills": []}
+    started = time.monotonic()
+    if attempt(config, 600):
+        sys.exit("the uninterrupted run failed")
+    span, whole = time.monotonic() - started, folder.rename(folder.with_name("whole"))
+    while True:
+        status = attempt(config, rng.uniform(0.05, span) if report["kills"] < kills else 600)
+        if status == 0:
+            report["runs"] += 1
+            weights = [(run / "last/model.safetensors").read_bytes() for run in (whole, folder)]
+            if weights[0] != weights[1]:
+                sys.exit("the weights differ from the uninterrupted run's")
+            if report["kills"] >= kills:
+                break
+            shutil.rmtree(folder)
+        elif status != -signal.SIGKILL:
+            sys.exit(f"an attempt ended with status {status}")
+        else:
+            report["kills"] += 1
+            checkpoint, damaged = newest_whole_checkpoint(folder)
+            if damaged:
+                sys.exit(f"damaged after a kill: {damaged}")
+            for name in ("last", "best"):
+                if (folder / name).is_symlink():
+                    read_checkpoint(folder / name)
+            report["steps_at_kills"].append(int(checkpoint.folder.name[5:13]) if checkpoint else 0)
+            report["while_saving"] += any((folder / "checkpoints").glob(".step-*"))
+    print(json.dumps(report))
+
+
+main()

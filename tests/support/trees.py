@@ -1,0 +1,97 @@
+"""Random trees, labels and logits for property tests, and what a tree says, worked out by walking its config."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
+
+CAMVID = {
+    "labels": [
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    ],
+    "tree": {
+        "static": {
+            "sky": None,
+            "structure": ["building", "pole", "sign", "fence"],
+            "ground": ["road", "pavement"],
+            "tree": None,
+        },
+        "moving": {"car": None, "human": ["pedestrian", "bicyclist"]},
+    },
+}
+
+
+@st.composite
+def tree_configs(draw, max_leaves: int = 6, max_depth: int = 3) -> dict:
+    """A `classes` section: a ragged tree, gaps between mask values, groups not contiguous, labels at inner nodes."""
+    names = draw(st.permutations([f"leaf{i}" for i in range(draw(st.integers(2, max_leaves)))]))
+    inner: list[str] = []
+
+    def grow(members: list[str], depth: int) -> dict:
+        if depth == max_depth:
+            return dict.fromkeys(members)
+        children: dict = {}
+        rest = list(members)
+        while rest:
+            size = draw(st.integers(1, len(rest)))
+            group, rest = rest[:size], rest[size:]
+            if size == 1 and draw(st.booleans()):
+                children[group[0]] = None
+            else:
+                name = f"inner{len(inner)}"
+                inner.append(name)
+                children[name] = grow(group, depth + 1)
+        return children
+
+    tree = grow(list(names), 1)
+    labelled = draw(st.lists(st.sampled_from(inner), unique=True, max_size=2)) if inner else []
+    order = draw(st.permutations([*names, *labelled]))
+    values = draw(st.lists(st.integers(0, 254), min_size=len(order), max_size=len(order), unique=True))
+    return {"labels": dict(zip(values, order, strict=True)), "tree": tree}
+
+
+def hierarchies(**limits) -> st.SearchStrategy[Hierarchy]:
+    return tree_configs(**limits).map(Hierarchy.from_config)
+
+
+def random_target(hierarchy: Hierarchy, *size: int, ignored: float = 0.2, inner: bool = True) -> Tensor:
+    """`size` of node indices, leaves and (with `inner`) inner nodes, some pixels IGNORE_INDEX."""
+    target = torch.randint(0, len(hierarchy) if inner else len(hierarchy.leaves), size)
+    return target.where(torch.rand(size) >= ignored, IGNORE_INDEX)
+
+
+def paths(hierarchy: Hierarchy) -> list[list[int]]:
+    """The node indices from the root's child down to each node, read off the nested config."""
+    found: dict[str, list[str]] = {}
+
+    def walk(tree, above: list[str]) -> None:
+        for name, children in tree.items():
+            found[name] = [*above, name]
+            walk(children, found[name])
+
+    walk(hierarchy.tree, [])
+    return [[hierarchy.nodes.index(name) for name in found[node]] for node in hierarchy.nodes]
+
+
+def classes_of_levels(hierarchy: Hierarchy) -> list[list[int | None]]:
+    """Per level, finest first, the node that stands for each node as a label; None where the label is coarser."""
+    path = paths(hierarchy)
+    deepest = max(map(len, path))
+    num_leaves = len(hierarchy.leaves)
+    return [
+        [p[depth - 1] if len(p) >= depth else (node if node < num_leaves else None) for node, p in enumerate(path)]
+        for depth in range(deepest, 0, -1)
+    ]
