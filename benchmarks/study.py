@@ -24,6 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.config.loading import load_config
 from seghiero_core.data.loaders import batches, eval_loader
 from seghiero_core.data.samples import find_samples
@@ -68,7 +69,9 @@ COLUMNS = ("leaf", "level1", "level2", "accuracy", "distance", "consistency")
 @torch.inference_mode()
 def measure(folder: Path) -> dict[str, dict[str, float]]:
     """The measures of a checkpoint on the validation images, by decoding; one forward pass serves all."""
-    checkpoint, hierarchy, scores, model = load_trained(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    checkpoint, hierarchy, scores, model = load_trained(
+        read_checkpoint(folder), "cuda" if torch.cuda.is_available() else "cpu"
+    )
     device = next(model.parameters()).device
     samples = find_samples(checkpoint.config.dataset.val, name="val")
     modes = [mode for mode in MODES if scores != "sigmoid" or mode != "expected_cost"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 from seghiero_cli import console
 from seghiero_cli.tables import percent
+from seghiero_core.errors import shorten
 
 BAR_WIDTH = 60
 
@@ -64,11 +64,11 @@ class TrainingView:
         counts = ", ".join(f"{len(event[what])} {what}" for what in ("loaded", "missing", "unexpected", "reshaped"))
         self._say(f"weights: {event['source']} ({event['layout']} layout): {counts}")
         if event["missing"]:
-            self._say(f"  missing, so they start at random: {_some(event['missing'])}")
+            self._say(f"  missing, so they start at random: {shorten(event['missing'], 5)}")
         if event["classes_dropped"]:
-            self._say(f"  classes of the source that were left out: {_some(event['classes_dropped'])}")
+            self._say(f"  classes of the source that were left out: {shorten(event['classes_dropped'], 5)}")
         if event["classes_new"]:
-            self._say(f"  new classes, which start at random: {_some(event['classes_new'])}")
+            self._say(f"  new classes, which start at random: {shorten(event['classes_new'], 5)}")
 
     def _on_start(self, event: dict[str, Any]) -> None:
         self.start = event
@@ -149,10 +149,6 @@ class TrainingView:
                 table.add_row(*row)
             parts.insert(0, table)
         return Group(*parts)
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def duration(seconds: float) -> str:

@@ -1,13 +1,48 @@
-"""Writing several text files as one: all of them appear whole, or nothing changes."""
+"""Files that appear whole or not at all, and their digests."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from seghiero_core.errors import UsageError
+
+
+def temporary_name(path: Path, ending: str = "") -> Path:
+    """Return a hidden name beside `path`, for what is to be renamed to `path` once it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}{ending}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file or folder under a temporary name that replaces `path` when the block ends without an error.
+
+    Args:
+        path: The file, or a folder that doesn't exist yet. Its parent folder is made if needed.
+
+    Yields:
+        The temporary path to write to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_new_files(files: Mapping[Path, str], *, force: bool = False) -> None:
@@ -31,7 +66,7 @@ def write_new_files(files: Mapping[Path, str], *, force: bool = False) -> None:
                 folder.mkdir()
                 undo.callback(folder.rmdir)
         for path, text in files.items():
-            staged = _beside(path, "new")
+            staged = temporary_name(path, ".new")
             undo.callback(staged.unlink, missing_ok=True)
             with staged.open("w", encoding="utf-8") as file:
                 file.write(text)
@@ -39,17 +74,13 @@ def write_new_files(files: Mapping[Path, str], *, force: bool = False) -> None:
                 os.fsync(file.fileno())  # a full disk may show only here
         for path in files:
             if path.exists() or path.is_symlink():
-                old = _beside(path, "old")
+                old = temporary_name(path, ".old")
                 path.rename(old)
                 undo.callback(old.replace, path)
                 replaced.append(old)
             else:
                 undo.callback(path.unlink, missing_ok=True)
-            _beside(path, "new").rename(path)
+            temporary_name(path, ".new").rename(path)
         undo.pop_all()
     for old in replaced:
         old.unlink()
-
-
-def _beside(path: Path, ending: str) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.{ending}")

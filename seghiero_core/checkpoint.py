@@ -9,7 +9,6 @@ checkpoint names it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seghiero_core.atomic import file_sha256, temporary_name
 from seghiero_core.config.loading import parse_config
 from seghiero_core.config.schema import Config
 from seghiero_core.config.yaml_reader import read_yaml_file
@@ -79,7 +79,7 @@ def save_checkpoint(
     folder = run / "checkpoints" / f"step-{step:08d}"
     while folder.resolve() in _linked(run):
         folder = folder.with_name(f"step-{step:08d}-{int(folder.name[14:] or 1) + 1}")
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    beside = temporary_name(folder)
     beside.mkdir(parents=True)
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in model.items()}, beside / "model.safetensors")
@@ -87,7 +87,7 @@ def save_checkpoint(
         (beside / "config.yaml").write_text(config.to_yaml())
         (beside / "metrics.json").write_text(json.dumps(metrics, indent=1))
         (beside / "training.json").write_text(json.dumps(progress, indent=1))
-        hashes = {file.name: _sha256(file) for file in sorted(beside.iterdir())}
+        hashes = {file.name: file_sha256(file) for file in sorted(beside.iterdir())}
         manifest = {
             "format": FORMAT,
             "seghiero_version": __version__,
@@ -178,7 +178,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     for name, digest in manifest["sha256"].items():
         if not (folder / name).is_file():
             raise DamagedCheckpoint(f"{folder}: {name} is missing; the checkpoint is damaged.")
-        if _sha256(folder / name) != digest:
+        if file_sha256(folder / name) != digest:
             raise DamagedCheckpoint(f"{folder}: {name} has changed since it was written; the checkpoint is damaged.")
     if missing := missing_plugins(manifest.get("plugins", ())):
         raise CheckpointError(f"{folder}: {missing}")
@@ -213,14 +213,14 @@ def _linked(run: Path) -> set[Path]:
 def _remove(folder: Path) -> None:
     """Remove a folder so that a kill midway leaves no half of a checkpoint: it is hidden first."""
     if folder.exists() and not folder.name.startswith("."):
-        hidden = folder.with_name(f".{folder.name}.{os.getpid()}.gone")
+        hidden = temporary_name(folder, ".gone")
         folder = folder.rename(hidden)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _link(link: Path, folder: Path) -> None:
     """Point `link` at `folder` in one step: a link is made beside it and renamed over it."""
-    beside = link.with_name(f".{link.name}.{os.getpid()}")
+    beside = temporary_name(link)
     beside.unlink(missing_ok=True)
     beside.symlink_to(folder.relative_to(link.parent), target_is_directory=True)
     beside.replace(link)
@@ -233,11 +233,6 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from seghiero_core.data.loaders import Augment, batches, num_workers, train_load
 from seghiero_core.data.samples import split_samples
 from seghiero_core.devices import available_bytes, check_device, pick_precision
 from seghiero_core.errors import SeghieroError
-from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.scaffold.starter import write_starter
 from seghiero_core.version import __version__
 
@@ -138,7 +137,7 @@ def _throughput(config: Config, images: int = 32) -> Finding:
         samples = split_samples(config.dataset, "train")
         device = check_device(config.training.device).partition(":")[0]
         augment = Augment(**config.transform.model_dump(), seed=0)
-        hierarchy = Hierarchy.from_config(config.classes)
+        hierarchy = config.hierarchy
         workers = num_workers(config.training.workers, device)
         batch_size = max(1, min(4, len(samples) // 2))
         chosen = [samples[i % len(samples)] for i in range(images)]

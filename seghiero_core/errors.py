@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class SeghieroError(Exception):
@@ -44,6 +44,14 @@ class CheckFailed(SeghieroError):
     """A parity check or a gate was not passed."""
 
     exit_code = 5
+
+
+def shorten(items: Sequence[object], most: int = 3, separator: str = ", ") -> str:
+    """Join the first `most` items, and say how many more there are: "a, b, c and 4 more"."""
+    shown = separator.join(map(str, items[:most]))
+    if len(items) <= most:
+        return shown
+    return f"{shown}{' ' if separator == ', ' else separator}and {len(items) - most} more"
 
 
 def nearest(word: object, choices: Iterable[object]) -> str:

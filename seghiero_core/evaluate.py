@@ -95,14 +95,15 @@ def evaluate_checkpoint(
     UsageError for a split, decoding, threshold or `background` (a class left out of a second mean) that there isn't.
     """
     check_decoding(mode, confidence)
-    config = read_checkpoint(folder).config
+    checkpoint = read_checkpoint(folder)
+    config = checkpoint.config
     samples = split_samples(config.dataset, split)
     training = config.training
     device = check_device(device or training.device)
     # Of the precisions only fp16 may be missing; in all others the measures are those of the run's own validation.
     precision = "auto" if (training.precision, device) == ("fp16", "cpu") else training.precision
     accelerator = make_accelerator(device, precision)
-    _, hierarchy, scores, model = load_trained(folder, accelerator.device)
+    _, hierarchy, scores, model = load_trained(checkpoint, accelerator.device)
     if background is not None and background not in hierarchy.nodes:
         raise UsageError(f"--background: there is no class '{background}'.{nearest(background, hierarchy.nodes)}")
     loader = eval_loader(

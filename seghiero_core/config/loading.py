@@ -64,7 +64,8 @@ def parse_config(
             faults += [f"{place((section, key))}: {text}" for key, text in _component_faults(section, registry, given)]
     hierarchy = None
     try:
-        hierarchy = Hierarchy.from_config(ClassesConfig.model_validate(data.get("classes")))
+        classes = ClassesConfig.model_validate(data.get("classes"))
+        hierarchy = config.hierarchy if config else Hierarchy.from_config(classes)
     except ConfigError as error:
         faults += [f"{place(tuple(line.partition(':')[0].split('.')))}: {line}" for line in str(error).splitlines()]
     except ValidationError:
@@ -145,7 +146,7 @@ def _plugin_faults(plugins: Any, path: Path, load: bool):
 
 def _component_faults(section: str, registry: Any, given: Mapping[str, Any]):
     """(key, text) of each fault among the options of a backbone or head section."""
-    name = given.get("type", "resnet" if section == "backbone" else "aspp")
+    name = given.get("type", Config.model_fields[section].default.type)
     try:
         entry: BackboneEntry | HeadEntry = registry.get(str(name))
     except UsageError as error:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+
+from seghiero_core.hierarchy.tree import Hierarchy
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -181,8 +184,14 @@ class Config(Section):
     init_from: Annotated[str, Field(min_length=1)] | None = None
     plugins: list[str] = Field(default_factory=list)
 
+    @cached_property
+    def hierarchy(self) -> Hierarchy:
+        """The class tree, built once. Raises ConfigError where `classes` makes no tree."""
+        return Hierarchy.from_config(self.classes)
+
     @property
     def run_dir(self) -> Path:
+        """The folder of the run."""
         return self.output.dir / str(self.output.name)
 
     def to_yaml(self) -> str:

@@ -22,7 +22,7 @@ from seghiero_core.data.images import (
     upright_size,
 )
 from seghiero_core.data.samples import Sample
-from seghiero_core.errors import DataError
+from seghiero_core.errors import DataError, shorten
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 
 FAULTS_SHOWN = 10
@@ -91,9 +91,7 @@ def audit(
             if on_progress:
                 on_progress(done, len(samples))
     if faults:
-        hidden = len(faults) - FAULTS_SHOWN
-        more = [f"... and {hidden} more faults."] if hidden > 0 else []
-        raise DataError("\n".join(faults[:FAULTS_SHOWN] + more))
+        raise DataError(shorten(faults, FAULTS_SHOWN, separator="\n"))
     return Audit(len(samples), dict(sizes), decoded, pixels, ignored)
 
 
@@ -140,9 +138,8 @@ def _count(sample: Sample, table: np.ndarray, num_nodes: int) -> np.ndarray:
 
 def strange_values(sample: Sample, strangers: Counter) -> DataError:
     """The error for a mask with values that are no label; `strangers` counts the pixels of each."""
-    listed = ", ".join(f"{int(value)} ({count} px)" for value, count in strangers.most_common(5))
-    more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
+    listed = shorten([f"{int(value)} ({count} px)" for value, count in strangers.most_common()], 5)
     return DataError(
-        f"{sample.mask} holds values that are no label: {listed}{more}. Add them to classes.labels, or set "
+        f"{sample.mask} holds values that are no label: {listed}. Add them to classes.labels, or set "
         "classes.ignore to a value that should count nowhere."
     )

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from seghiero_core.atomic import replacing
 from seghiero_core.data.images import opened
 from seghiero_core.data.samples import MASK_EXTENSIONS, files_below
-from seghiero_core.errors import DataError, UsageError
+from seghiero_core.errors import DataError, UsageError, shorten
 
 Color = tuple[int, int, int]
 UNKNOWN = -1
@@ -57,9 +58,8 @@ def convert_masks(
             if on_progress:
                 on_progress(done, len(targets))
     if faults:
-        more = [f"... and {len(faults) - SHOWN} more."] if len(faults) > SHOWN else []
-        first = f"{len(faults)} of {len(targets)} masks were not converted:"
-        raise DataError("\n".join([first, *faults[:SHOWN], *more]))
+        listed = shorten(faults, SHOWN, separator="\n")
+        raise DataError(f"{len(faults)} of {len(targets)} masks were not converted:\n{listed}")
     return list(targets.values())
 
 
@@ -91,11 +91,10 @@ def _label_values(mask: Path, table: np.ndarray) -> np.ndarray:
     strange = values == UNKNOWN
     if strange.any():
         colors, counts = np.unique(codes[strange], return_counts=True)
-        most = sorted(zip(counts.tolist(), colors.tolist(), strict=True), reverse=True)[:5]
-        listed = ", ".join(f"{code >> 16},{code >> 8 & 255},{code & 255} ({count} px)" for count, code in most)
-        more = f" and {len(colors) - 5} more" if len(colors) > 5 else ""
+        by_count = sorted(zip(counts.tolist(), colors.tolist(), strict=True), reverse=True)
+        listed = [f"{code >> 16},{code >> 8 & 255},{code & 255} ({count} px)" for count, code in by_count]
         raise DataError(
-            f"{mask} has colours of no class: {listed}{more}. Add them to classes.colors, or --ignore them."
+            f"{mask} has colours of no class: {shorten(listed, 5)}. Add them to classes.colors, or --ignore them."
         )
     return values
 
@@ -104,13 +103,8 @@ def _write(values: np.ndarray, path: Path, palette: np.ndarray) -> None:
     image = Image.fromarray(values.astype(np.uint8 if len(palette) <= 256 else np.uint16))
     if len(palette) <= 256:
         image.putpalette(palette.tobytes())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        image.save(partial, format="PNG")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
 
 
 def values_of_colors(

@@ -11,7 +11,7 @@ from PIL import Image
 from seghiero_core.config.schema import Config
 from seghiero_core.data.audit import Audit, audit
 from seghiero_core.data.loaders import Augment, SegmentationDataset
-from seghiero_core.data.samples import SPLITS, split_samples
+from seghiero_core.data.samples import SPLITS, evenly_spaced, split_samples
 from seghiero_core.errors import DataError
 from seghiero_core.figures import prediction_grid
 from seghiero_core.hierarchy.tree import Hierarchy
@@ -25,7 +25,7 @@ def check_data(config: Config, on_progress: Progress | None = None) -> dict[str,
 
     Raises DataError with the faults of all splits.
     """
-    hierarchy, audits, faults = Hierarchy.from_config(config.classes), {}, []
+    hierarchy, audits, faults = config.hierarchy, {}, []
     for name in SPLITS:
         if getattr(config.dataset, name) is None:
             continue
@@ -46,7 +46,7 @@ def data_stats(config: Config, audits: dict[str, Audit]) -> dict[str, Any]:
     "unlabelled", "classes": [{"name", "pixels", "share"}]}]}}, "class_weights": {how: {leaf: weight}}}. Shares are of
     the labelled pixels; `unlabelled` of them stand at a coarser class than the level's.
     """
-    hierarchy = Hierarchy.from_config(config.classes)
+    hierarchy = config.hierarchy
     leaves = hierarchy.leaves
     counts = audits["train"].pixels[: len(leaves)]
     return {
@@ -85,10 +85,10 @@ def preview(config: Config, split: str, count: int, *, augmented: bool) -> Image
     Raises UsageError for a split that the config hasn't, DataError for files that don't fit it.
     """
     samples = split_samples(config.dataset, split)
-    hierarchy = Hierarchy.from_config(config.classes)
+    hierarchy = config.hierarchy
     augment = Augment(**config.transform.model_dump(), seed=config.training.seed) if augmented else None
     dataset = SegmentationDataset(samples, hierarchy, augment)
-    chosen = [i * len(samples) // count for i in range(count)] if count < len(samples) else range(len(samples))
+    chosen = evenly_spaced(range(len(samples)), count)
     shown = [dataset[(0, i) if augmented else i] for i in chosen]
     return prediction_grid(
         [np.asarray(sample["image"].permute(1, 2, 0)) for sample in shown],

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from seghiero_core.config.schema import DatasetConfig
-from seghiero_core.errors import DataError, UsageError
+from seghiero_core.errors import DataError, UsageError, shorten
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 MASK_EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm"})
@@ -16,6 +17,8 @@ MASK_EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm"})
 
 
 SPLITS = ("train", "val", "test")
+
+Item = TypeVar("Item")
 
 
 class Split(Protocol):
@@ -49,10 +52,9 @@ def find_samples(split: Split, *, name: str = "train", image_suffix: str = "", m
     masks = _by_stem(Path(split.masks), MASK_EXTENSIONS, mask_suffix, f"dataset.{name}.masks", "mask")
     missing = sorted(set(images) - set(masks))
     if missing:
-        shown = ", ".join(str(images[stem]) for stem in missing[:3])
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        shown = shorten([images[stem] for stem in missing])
         raise DataError(
-            f"{len(missing)} of {len(images)} images have no mask: {shown}{more}. A mask for the first is expected at "
+            f"{len(missing)} of {len(images)} images have no mask: {shown}. A mask for the first is expected at "
             f"{Path(split.masks) / missing[0]}{mask_suffix}.png (or another lossless format). Add the masks, remove "
             "the images, or set dataset.image_suffix and dataset.mask_suffix if the names differ by an ending."
         )
@@ -67,6 +69,11 @@ def split_samples(dataset: DatasetConfig, name: str) -> list[Sample]:
     return find_samples(
         getattr(dataset, name), name=name, image_suffix=dataset.image_suffix, mask_suffix=dataset.mask_suffix
     )
+
+
+def evenly_spaced(items: Sequence[Item], count: int) -> list[Item]:
+    """Return at most `count` of the items, evenly spaced from the first on."""
+    return list(items) if len(items) <= count else [items[i * len(items) // count] for i in range(count)]
 
 
 def _by_stem(folder: Path, extensions: frozenset[str], suffix: str, key: str, kind: str) -> dict[str, Path]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from seghiero_core.atomic import replacing
+from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.errors import CheckFailed, UsageError
 from seghiero_core.model.trained import load_trained
 
@@ -29,7 +29,7 @@ def export_hf(folder: Path, out: Path) -> dict[str, Any]:
 
     from seghiero_core.backbones.networks.mit import mit_config
 
-    checkpoint, hierarchy, _, model = load_trained(folder, "cpu")
+    checkpoint, hierarchy, _, model = load_trained(read_checkpoint(folder), "cpu")
     backbone, head = checkpoint.config.backbone, checkpoint.config.head
     if (backbone.type, head.type) != ("segformer", "segformer"):
         raise UsageError(
@@ -48,20 +48,17 @@ def export_hf(folder: Path, out: Path) -> dict[str, Any]:
     mean, std = ((buffer.flatten() / 255).tolist() for buffer in (model.mean, model.std))
     processor = SegformerImageProcessor(do_resize=False, do_reduce_labels=False, image_mean=mean, image_std=std)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        theirs.save_pretrained(partial)
-        processor.save_pretrained(partial)
-        written = SegformerForSemanticSegmentation.from_pretrained(partial, local_files_only=True).eval()
-        row = _compare(model, written, processor, len(leaves))
-        partial.rename(out)
+        with replacing(out) as partial:
+            theirs.save_pretrained(partial)
+            processor.save_pretrained(partial)
+            written = SegformerForSemanticSegmentation.from_pretrained(partial, local_files_only=True).eval()
+            row = _compare(model, written, processor, len(leaves))
     finally:
         if bars:
             logging.enable_progress_bar()
-        shutil.rmtree(partial, ignore_errors=True)
     return {"path": str(out), "checkpoint": str(folder), "classes": list(leaves), **row}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import onnx
 
+from seghiero_core.atomic import file_sha256
 from seghiero_core.checkpoint import Checkpoint
 from seghiero_core.decode_modes import undecided_id
 from seghiero_core.errors import UsageError
@@ -87,5 +87,5 @@ def export_metadata(
             "undecided": None if model.confidence is None else undecided_id(model.hierarchy),
         },
         "seghiero_version": __version__,
-        "config_sha256": hashlib.sha256((checkpoint.folder / "config.yaml").read_bytes()).hexdigest(),
+        "config_sha256": file_sha256(checkpoint.folder / "config.yaml"),
     }

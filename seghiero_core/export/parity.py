@@ -11,7 +11,7 @@ import torch
 
 from seghiero_core.checkpoint import Checkpoint
 from seghiero_core.data.images import node_table, read_image, read_mask, to_nodes
-from seghiero_core.data.samples import Sample, split_samples
+from seghiero_core.data.samples import Sample, evenly_spaced, split_samples
 from seghiero_core.errors import CheckFailed, DataError
 from seghiero_core.export.graph import DecodedModel
 from seghiero_core.export.runner import Runner
@@ -116,7 +116,7 @@ def check(run: Runner, model: DecodedModel, checkpoint: Checkpoint, precision: s
     and fp16 past GATES; for int8 where the leaf mIoU on the validation set falls by more than INT8_GATE.
     """
     found = _samples(checkpoint, "val")
-    images = [read_image(sample.image) for sample in _spread(found, PARITY_IMAGES)]
+    images = [read_image(sample.image) for sample in evenly_spaced(found, PARITY_IMAGES)]
     if not images:
         images = list(np.random.default_rng(0).integers(0, 256, (PARITY_IMAGES, 256, 320, 3), dtype=np.uint8))
     # A network far from what it was trained on amplifies rounding, so sizes follow the images where there are some.
@@ -152,13 +152,13 @@ def calibration_images(checkpoint: Checkpoint) -> list[np.ndarray]:
             f"--int8 is calibrated and measured on the run's data set, and {checkpoint.config.dataset.root} doesn't "
             "hold it (any more). Put it back, or export with --fp16 or as it is."
         )
-    return [read_image(sample.image) for sample in _spread(found, CALIBRATION_IMAGES)]
+    return [read_image(sample.image) for sample in evenly_spaced(found, CALIBRATION_IMAGES)]
 
 
 def _check_int8(run: Runner, model: DecodedModel, dtype: str, samples: list[Sample]) -> dict[str, Any]:
     full, quantized = Metrics(model.hierarchy), Metrics(model.hierarchy)
     table = node_table(model.hierarchy)
-    chosen = _spread(samples, GATE_IMAGES)
+    chosen = evenly_spaced(samples, GATE_IMAGES)
     with torch.inference_mode():
         for sample in chosen:
             image = np.ascontiguousarray(read_image(sample.image).transpose(2, 0, 1)[None]).astype(dtype)
@@ -181,8 +181,3 @@ def _samples(checkpoint: Checkpoint, split: str) -> list[Sample]:
         return split_samples(checkpoint.config.dataset, split)
     except DataError:
         return []
-
-
-def _spread(samples: list[Sample], count: int) -> list[Sample]:
-    """At most `count` samples, evenly from the first to the last."""
-    return samples if len(samples) <= count else [samples[i * len(samples) // count] for i in range(count)]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-import os
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 
-from seghiero_core.checkpoint import Checkpoint
+from seghiero_core.atomic import replacing
+from seghiero_core.checkpoint import Checkpoint, read_checkpoint
 from seghiero_core.export.graph import (
     DecodedModel,
     HalfPrecision,
@@ -35,13 +35,11 @@ def export_checkpoint(folder: Path, out: Path, options: ExportOptions) -> dict[s
     Raises UsageError for an unknown option, CheckpointError, DataError where int8 finds no data, CheckFailed.
     """
     options.check()
-    checkpoint, hierarchy, scores, network = load_trained(folder, "cpu")
+    checkpoint, hierarchy, scores, network = load_trained(read_checkpoint(folder), "cpu")
     model = DecodedModel(network, hierarchy, scores, options.mode, options.confidence or None).eval()
     with torch.no_grad():  # also raises here, not in the midst of tracing, where the decoding doesn't fit the scores
         channels = model(torch.zeros(1, 3, 64, 64))[0].shape[1]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with replacing(out) as partial:
         partial.touch()  # a folder that can't be written to is known before minutes of work
         traced = copy.deepcopy(model)
         if options.precision == "fp16":
@@ -56,9 +54,6 @@ def export_checkpoint(folder: Path, out: Path, options: ExportOptions) -> dict[s
         partial.write_bytes(content)
         run = pt2_run(partial) if options.format == "pt2" else onnx_run(partial)
         row = check(run, model, checkpoint, options.precision, options.input)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
     return {
         "path": str(out),
         "checkpoint": str(folder),

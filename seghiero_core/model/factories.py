@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from seghiero_core.errors import CheckpointError, UsageError, nearest
+from pydantic import ValidationError
+
+from seghiero_core.config.schema import Config
+from seghiero_core.errors import CheckpointError, UsageError, nearest, shorten
 from seghiero_core.registry import (
     BACKBONES,
     GIVEN_BY_MODEL,
@@ -34,11 +37,11 @@ def create_backbone(config: Any, notify: Notify = lambda event: None) -> nn.Modu
     Raises UsageError for an unknown type, variant or option, WeightsError if `pretrained` weights cannot be had.
     """
     section = _section(config, "backbone")
-    entry = BACKBONES.get(section.get("type", "resnet"))
+    entry = BACKBONES.get(section["type"])
     variant = _variant(entry, section)
     options = _options(entry, section, {"type", "pretrained", entry.selector})
     backbone = entry.build(variant, **options)
-    if pretrained := section.get("pretrained", False):
+    if pretrained := section["pretrained"]:
         from seghiero_core.weights.pretrained import load_pretrained
 
         load_pretrained(backbone, entry, variant, pretrained, notify)
@@ -48,14 +51,14 @@ def create_backbone(config: Any, notify: Notify = lambda event: None) -> nn.Modu
 def get_backbone_channels(config: Any) -> Channels:
     """(c1, c2, c3, c4) of the backbone of `config`, known without building it."""
     section = _section(config, "backbone")
-    entry = BACKBONES.get(section.get("type", "resnet"))
+    entry = BACKBONES.get(section["type"])
     return entry.variants[_variant(entry, section)]
 
 
 def get_backbone_strides(config: Any) -> tuple[int, int, int, int]:
     """(4, 8, 16, 32), C3's and C4's lowered to `output_stride` where the backbone's section sets it."""
     section = _section(config, "backbone")
-    return BACKBONES.get(section.get("type", "resnet")).strides(int(section.get("output_stride", 32)))
+    return BACKBONES.get(section["type"]).strides(int(section.get("output_stride", 32)))
 
 
 def get_statistics(config: Any) -> Statistics:
@@ -63,8 +66,8 @@ def get_statistics(config: Any) -> Statistics:
     from seghiero_core.weights.pretrained import pretrained_statistics
 
     section = _section(config, "backbone")
-    entry = BACKBONES.get(section.get("type", "resnet"))
-    return pretrained_statistics(entry, _variant(entry, section), section.get("pretrained", False))
+    entry = BACKBONES.get(section["type"])
+    return pretrained_statistics(entry, _variant(entry, section), section["pretrained"])
 
 
 def create_head(config: Any, channels: Sequence[int], num_classes: int, *, embedding: bool = True) -> nn.Module:
@@ -73,12 +76,12 @@ def create_head(config: Any, channels: Sequence[int], num_classes: int, *, embed
     Without `embedding` that branch isn't built and None is given. Raises UsageError for an unknown type or option.
     """
     section = _section(config, "head")
-    entry = HEADS.get(section.get("type", "aspp"))
+    entry = HEADS.get(section["type"])
     options = _options(entry, section, {"type", "proj_dim"})
     given = {"output_stride": get_backbone_strides(config)[3], "embedding": embedding}
     taken = keyword_options(entry.build)
     options |= {name: given[name] for name in GIVEN_BY_MODEL if name in taken}
-    return entry.build(list(channels), num_classes, section.get("proj_dim") or entry.proj_dim, **options)
+    return entry.build(list(channels), num_classes, section["proj_dim"] or entry.proj_dim, **options)
 
 
 def build_model(
@@ -126,16 +129,20 @@ def build_trained_model(config: Any, num_classes: int, tensors: Mapping[str, Ten
         if name in kept and kept[name].shape != own[name].shape
     ]
     if faults:
-        more = [f"... and {len(faults) - 10} more"] if len(faults) > 10 else []
-        listed = "\n  ".join(faults[:10] + more)
+        listed = shorten(faults, 10, separator="\n  ")
         raise CheckpointError(f"the checkpoint doesn't fit the network of its config; was either changed?\n  {listed}")
     model.load_state_dict(kept)
     return model.eval()
 
 
 def _section(config: Any, name: str) -> Mapping[str, Any]:
-    section = config.get(name, {}) if isinstance(config, Mapping) else getattr(config, name)
-    return section if isinstance(section, Mapping) else section.model_dump()
+    """The section of a config, its defaults filled in."""
+    if not isinstance(config, Mapping):
+        return getattr(config, name).model_dump()
+    try:
+        return type(Config.model_fields[name].default).model_validate(config.get(name, {})).model_dump()
+    except ValidationError as error:
+        raise UsageError(f"{name}: {error.errors()[0]['msg']}") from None
 
 
 def _variant(entry: BackboneEntry, section: Mapping[str, Any]) -> str:

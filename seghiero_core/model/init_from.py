@@ -135,7 +135,7 @@ def _read_seghiero(name: str, folder: Path, config: Config) -> _Source:
         for key, value in tensors.items()
         if key not in (*backbone, *_OURS)
     }
-    nodes = Hierarchy.from_config(checkpoint.config.classes).nodes
+    nodes = checkpoint.config.hierarchy.nodes
     if "head.classifier.weight" in tensors:
         nodes = nodes[: len(tensors["head.classifier.weight"])]
     return _Source(name, backbone, others, list(nodes), read_statistics(folder))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from seghiero_core.checkpoint import Checkpoint, read_checkpoint
+from seghiero_core.checkpoint import Checkpoint
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.losses.combine import build_loss
 from seghiero_core.model.factories import build_trained_model
@@ -23,11 +22,9 @@ class Trained(NamedTuple):
     model: SegmentationModel
 
 
-def load_trained(folder: Path, device: torch.device | str) -> Trained:
-    """The network of a checkpoint folder, on `device`. Raises CheckpointError."""
-    checkpoint = read_checkpoint(folder)
-    config = checkpoint.config
-    hierarchy = Hierarchy.from_config(config.classes)
+def load_trained(checkpoint: Checkpoint, device: torch.device | str) -> Trained:
+    """The network of a checkpoint, on `device`. Raises CheckpointError."""
+    config, hierarchy = checkpoint.config, checkpoint.config.hierarchy
     # Class weights shape the training only, and those counted from the training set can't be had here.
     loss = build_loss({**config.loss, "class_weights": None}, hierarchy)
     model = build_trained_model(config, loss.num_channels, checkpoint.model_tensors()).to(device)

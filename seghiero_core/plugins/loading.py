@@ -12,7 +12,6 @@ that they unpickle. A module that can't be imported leaves nothing behind but it
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import importlib.util
 import os
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import Distribution, distribution, entry_points, packages_distributions
 from pathlib import Path
 
+from seghiero_core.atomic import file_sha256
 from seghiero_core.errors import UsageError
 from seghiero_core.registry import BACKBONES, HEADS, NOT_LOADED
 
@@ -53,8 +53,8 @@ class Plugin:
         if self.path is None:
             return {}
         if self.path.is_file():
-            return {self.path.name: _sha256(self.path)}
-        return {str(file.relative_to(self.path)): _sha256(file) for file in module_files(self.path)}
+            return {self.path.name: file_sha256(self.path)}
+        return {str(file.relative_to(self.path)): file_sha256(file) for file in module_files(self.path)}
 
 
 _enabled = True
@@ -213,7 +213,3 @@ def _reason(error: BaseException, path: Path | None) -> str:
         return f"{where}{error}; install what provides it (pip install {error.name.partition('.')[0]})"
     kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
     return f"{where}{kind}{error}"
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

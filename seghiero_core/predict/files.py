@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seghiero_core.data.samples import IMAGE_EXTENSIONS
+from seghiero_core.data.samples import IMAGE_EXTENSIONS, files_below
 from seghiero_core.errors import DataError, UsageError
 from seghiero_core.predict.picture import MAX_PIXELS, Picture, open_picture
 from seghiero_core.predict.predictor import Predictor
@@ -50,7 +49,7 @@ def find_jobs(inputs: Sequence[str | Path], out: Path) -> list[Job]:
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            found = [file for file in _below(path) if out.resolve() not in file.resolve().parents]
+            found = [file for file in _images_below(path) if out.resolve() not in file.resolve().parents]
             if not found:
                 raise UsageError(f"{given} holds no image ({', '.join(sorted(IMAGE_EXTENSIONS))}).")
             relative = {file: file.relative_to(path) for file in found}
@@ -208,16 +207,8 @@ class _Writing:
         return FileResult(self.image, self.ms, self.steps.popleft().result())
 
 
-def _below(folder: Path) -> list[Path]:
-    found = []
-    for here, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(here, name)
-            for name in sorted(names)
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_EXTENSIONS
-        ]
-    return found
+def _images_below(folder: Path) -> list[Path]:
+    return [file for file in files_below(folder) if file.suffix.lower() in IMAGE_EXTENSIONS]
 
 
 def _before_magic(pattern: Path) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seghiero_core.checkpoint import find_checkpoint
+from seghiero_core.checkpoint import find_checkpoint, read_checkpoint
 from seghiero_core.decode_modes import Decoding, check_decoding
 from seghiero_core.devices import check_device
 from seghiero_core.errors import UsageError
@@ -104,7 +104,7 @@ def load(
 
 
 def _open_checkpoint(path: str | Path, device: str) -> tuple[Hierarchy, str, Decoding, Forward]:
-    checkpoint, hierarchy, scores, model = load_trained(find_checkpoint(path), device)
+    checkpoint, hierarchy, scores, model = load_trained(read_checkpoint(find_checkpoint(path)), device)
     layout = torch.channels_last if checkpoint.config.training.channels_last else torch.contiguous_format
 
     @torch.inference_mode()

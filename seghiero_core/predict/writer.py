@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seghiero_core.atomic import write_new_files
+from seghiero_core.atomic import temporary_name, write_new_files
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.predict.png import PngWriter
 from seghiero_core.predict.predictor import Strip
@@ -53,7 +52,7 @@ class PredictionWriter:
     ):
         self.hierarchy, self.size, self.undecided = hierarchy, (height, width), undecided
         self.paths = output_paths(stem, hierarchy, probabilities=probabilities)
-        self.partial = [path.with_name(f".{path.name}.{os.getpid()}") for path in self.paths]
+        self.partial = [temporary_name(path) for path in self.paths]
         self.probabilities = probabilities
         self.scores: list[np.ndarray] = []
         self.counts = [np.zeros(len(level.nodes), np.int64) for level in hierarchy.levels]

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from seghiero_core.errors import shorten
 from seghiero_core.model.factories import build_model
 from seghiero_core.testing.shapes import NUM_CLASSES, shown
 
@@ -64,7 +65,7 @@ def training_problems(config: dict[str, Any], *, embedding: bool, bf16: bool = F
     if loss is not None:
         idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         if idle:
-            problems.append(f"{how}: no gradient reaches {_listed(idle)}; build only what is used")
+            problems.append(f"{how}: no gradient reaches {shorten(idle, 5)}; build only what is used")
         if not torch.isfinite(loss):
             problems.append(f"{how}: the loss is {loss.item()}")
         if all(torch.equal(before[key], value) for key, value in model.state_dict().items()):
@@ -130,7 +131,3 @@ def attempt(problems: list[str], what: str, run: Callable[..., Any], *arguments:
     except Exception as error:
         problems.append(f"{what} failed: {shown(error)}")
         return None
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -101,7 +101,7 @@ def prepare(config: Config, notify: Notify = ignore_events, *, resume: bool = Fa
     if not accelerator.is_main_process:
         notify = ignore_events
     set_seed(training.seed)
-    hierarchy = Hierarchy.from_config(config.classes)
+    hierarchy = config.hierarchy
     dataset, samples, facts = config.dataset, {}, {}
     for name in ("train", "val"):
         samples[name] = split_samples(dataset, name)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from seghiero_core.atomic import file_sha256
 from seghiero_core.errors import WeightsError
 from seghiero_core.events import Notify
 
@@ -145,10 +146,9 @@ def _is_damaged(path: Path, digest: str | None) -> bool:
         return False
     if not path.exists():  # a link whose file is gone
         return True
-    with path.open("rb") as file:
-        if len(digest) == 64:
-            return hashlib.file_digest(file, "sha256").hexdigest() != digest
-        content = file.read()
+    if len(digest) == 64:
+        return file_sha256(path) != digest
+    content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != digest
 
 

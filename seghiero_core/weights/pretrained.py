@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seghiero_core.errors import WeightsError, nearest
+from seghiero_core.errors import WeightsError, nearest, shorten
 from seghiero_core.events import Notify
 from seghiero_core.registry import BackboneEntry, Statistics
 from seghiero_core.weights.files import read_statistics, read_weights
@@ -176,4 +176,4 @@ def _deeper_variant(backbone: nn.Module, entry: BackboneEntry, variant: str, res
 
 
 def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "nothing"
+    return shorten(names) or "nothing"

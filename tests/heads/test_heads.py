@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from seghiero_core.errors import CheckFailed, UsageError, WeightsError
-from seghiero_core.heads.networks.segformer import load_decoder
+from seghiero_core.errors import CheckFailed, UsageError
 from seghiero_core.model.factories import build_model, create_backbone, create_head
 from seghiero_core.registry import BACKBONES, HEADS, register_head
 from seghiero_core.testing.conformance import check_head
@@ -93,18 +93,16 @@ def test_without_embedding_there_are_fewer_parameters_and_the_same_logits(head):
         torch.testing.assert_close(logits, full(features)[0])
 
 
-@pytest.mark.parametrize("layout", ["hub", "transformers", "decoder only"])
-def test_segformer_head_equals_transformers(published, layout):
-    state = published.state_dict()
-    if layout == "hub":
-        state = {
-            key.replace("linear_projections", "linear_c") if key.startswith("decode_head") else key: value
-            for key, value in state.items()
-        }
-    elif layout == "decoder only":
-        state = published.decode_head.state_dict()
+def load_decoder(head: nn.Module, published: nn.Module) -> None:
+    """Copy the decoder of a transformers SegFormer into our head, whose only further weights are the embedding's."""
+    state = {key.replace(".proj.", "."): value for key, value in published.decode_head.state_dict().items()}
+    missing, unexpected = head.load_state_dict(state, strict=False)
+    assert not unexpected and all(key.startswith("embedding.") for key in missing)
+
+
+def test_segformer_head_equals_transformers(published):
     head = create_head({"head": {"type": "segformer"}}, (32, 64, 160, 256), 11)
-    load_decoder(head, state)
+    load_decoder(head, published)
     features = pyramid(channels=(32, 64, 160, 256))
     with torch.no_grad():
         torch.testing.assert_close(head.eval()(features)[0], published.decode_head(features), atol=1e-4, rtol=1e-4)
@@ -113,7 +111,7 @@ def test_segformer_head_equals_transformers(published, layout):
 def test_segformer_head_trains_as_transformers_does(published):
     """In training mode too: the same logits, gradients and running statistics."""
     head = create_head({"head": {"type": "segformer", "dropout": 0.0}}, (32, 64, 160, 256), 11, embedding=False)
-    load_decoder(head, published.state_dict())
+    load_decoder(head, published)
     theirs = SegformerForSemanticSegmentation(SegformerConfig(num_labels=11, classifier_dropout_prob=0.0)).decode_head
     theirs.load_state_dict(published.decode_head.state_dict())
     features = pyramid(channels=(32, 64, 160, 256))
@@ -133,23 +131,13 @@ def test_whole_segformer_equals_transformers_end_to_end(published):
     config = {"backbone": {"type": "segformer"}, "head": {"type": "segformer"}}
     model = build_model(config, 11, embedding=False).eval()
     model.backbone.load_state_dict(published.segformer.state_dict())
-    load_decoder(model.head, published.state_dict())
+    load_decoder(model.head, published)
     images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).reshape(2, 1, 3, 1, 1)
     with torch.no_grad():
         expected = published((images / 255 - mean) / std).logits
         expected = F.interpolate(expected, size=(64, 96), mode="bilinear", align_corners=False)
         torch.testing.assert_close(model(images).logits, expected, atol=1e-4, rtol=1e-4)
-
-
-def test_a_decoder_that_does_not_fit_is_refused(published):
-    head = create_head({"head": {"type": "segformer"}}, (32, 64, 160, 256), 12)
-    before = {key: value.clone() for key, value in head.state_dict().items()}
-    with pytest.raises(WeightsError, match=r"decode_head\.classifier\.weight.*\(11, 256, 1, 1\).*\(12, 256, 1, 1\)"):
-        load_decoder(head, published.state_dict())
-    with pytest.raises(WeightsError, match="linear_fuse.weight"):
-        load_decoder(head, published.segformer.state_dict())
-    assert all(torch.equal(before[key], value) for key, value in head.state_dict().items())
 
 
 @pytest.mark.parametrize(("stride", "expected"), [(8, [12, 24, 36]), (16, [6, 12, 18]), (32, [3, 6, 9])])

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import SegformerForSemanticSegmentation, SegformerImageProcessor
 
 from seghiero_core.backbones.networks.mit import mit_config
+from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.config.loading import load_config
 from seghiero_core.errors import ConfigError, UsageError, WeightsError
 from seghiero_core.hierarchy.tree import Hierarchy
@@ -205,7 +206,7 @@ def test_export_to_transformers_gives_the_same_logits(run, small, tmp_path, loss
     images = torch.randint(0, 256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     found = theirs(processor(list(images), return_tensors="pt")["pixel_values"]).logits
     found = F.interpolate(found, size=(64, 96), mode="bilinear")
-    ours = load_trained(config.run_dir / "best", "cpu").model
+    ours = load_trained(read_checkpoint(config.run_dir / "best"), "cpu").model
     torch.testing.assert_close(found, ours(images).logits[:, :4], atol=1e-4, rtol=0)
 
     # And back again: the export is a whole model to start from.

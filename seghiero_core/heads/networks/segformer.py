@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from seghiero_core.errors import WeightsError
 from seghiero_core.heads.networks.layers import Embedding, init_weights, resize
 
 
@@ -73,28 +72,3 @@ class SegFormerHead(nn.Module):
             kernels = [(share @ linear.weight)[:, :, None, None] for share, linear in pairs]
             bias = sum(share @ linear.bias for share, linear in pairs)
         return kernels, bias if shift is None else bias + shift
-
-
-def load_decoder(head: SegFormerHead, state: Mapping[str, torch.Tensor]) -> None:
-    """Load a published SegFormer decoder into `head`.
-
-    Takes the names of the hub's files (`decode_head.linear_c.0.proj.weight`) and of transformers 5
-    (`decode_head.linear_projections.0.proj.weight`), out of a whole model's state or of the decoder's alone (then
-    without the prefix). Raises WeightsError that names a key that is missing or has another shape.
-    """
-    prefix = "decode_head." if any(key.startswith("decode_head.") for key in state) else ""
-    known = {key: value for key, value in head.state_dict().items() if not key.startswith("embedding.")}
-    found = {}
-    for key, value in state.items():
-        name = key.removeprefix(prefix).replace("linear_c.", "linear_projections.").replace(".proj.", ".")
-        if not key.startswith(prefix) or name not in known:
-            continue
-        if value.shape != known[name].shape:
-            raise WeightsError(
-                f"decoder weight '{key}' has shape {tuple(value.shape)}, the head needs {tuple(known[name].shape)}: "
-                "give head.proj_dim and the classes it was trained with."
-            )
-        found[name] = value
-    if missing := [name for name in known if name not in found]:
-        raise WeightsError(f"no SegFormer decoder: {', '.join(missing)} is missing in the weights.")
-    head.load_state_dict(found, strict=False)
