@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -128,6 +129,24 @@ def tiny_run(starter_folder: Path) -> Path:
     from support.tiny import TINY, save_untrained
 
     return save_untrained(starter_folder / "cfg.yaml", [*TINY, "output.name=tiny"]).run_dir
+
+
+@pytest.fixture(scope="session")
+def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the examples of the documentation run: after `seghiero init my-project` and a short training.
+
+    Beside it lie street.jpg and street.png, an image with its mask.
+    """
+    from seghiero_core.scaffold.starter import write_starter
+    from support.tiny import TINY, save_untrained
+
+    folder = tmp_path_factory.mktemp("docs")
+    cfg = write_starter(folder / "my-project")
+    save_untrained(cfg, [*TINY, "output.name=demo"])
+    data = cfg.parent / "data" / "val"
+    Image.open(sorted((data / "images").iterdir())[0]).convert("RGB").save(folder / "street.jpg")
+    shutil.copy(sorted((data / "masks").iterdir())[0], folder / "street.png")
+    return folder
 
 
 @pytest.fixture

@@ -1,23 +1,62 @@
-"""The reference of the YAML file says what the schema says: every key, with its default, and no other."""
+"""The documentation is true: its snippets run, its commands parse, docs/config.md says what the schema says."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from seghiero_cli.main import app
 from seghiero_core.config.schema import Config
 from seghiero_core.losses.catalog import DEFAULT_PRESET, LOSSES, PRESETS
 from seghiero_core.registry import BACKBONES, HEADS
 from support.processes import ROOT
 
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINES = (ROOT / "docs" / "config.md").read_text().splitlines()
 TABLES = [[cell.strip() for cell in line.split("|")][1:-1] for line in LINES if line.startswith("| `")]
 ROWS = {key.strip("`"): (default, text) for key, default, text in TABLES}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of shell blocks (```sh, or indented by four spaces) that call seghiero, joined where they end in \\."""
+    text = page.read_text()
+    fenced = "\n".join(blocks(page, "sh"))
+    plain = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    indented = "\n".join(re.findall(r"^    (\S.*|  +\S.*)$", plain, flags=re.MULTILINE))
+    lines = f"{fenced}\n{indented}".replace("\\\n", " ").splitlines()
+    parts = [part.strip() for line in lines for part in line.partition(" #")[0].split("&&")]
+    return [part for part in parts if part.startswith("seghiero ")]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_python_snippets_run(page, project_folder, monkeypatch):
+    """The snippets of a page run from top to bottom, as one program."""
+    monkeypatch.chdir(project_folder)
+    exec(compile("\n".join(blocks(page, "python")), str(page), "exec"), {"__name__": "snippets"})
+
+
+@pytest.mark.parametrize(("page", "command"), [(page.name, line) for page in PAGES for line in commands(page)])
+def test_commands_parse(page, command):
+    words = shlex.split(command)[1:]
+    parser = typer.main.get_command(app)
+    context = parser.make_context("seghiero", list(words))
+    while hasattr(parser, "resolve_command"):
+        rest = [*context._protected_args, *context.args] if hasattr(context, "_protected_args") else context.args
+        name, parser, rest = parser.resolve_command(context, rest)
+        if rest and rest[-1] in ("--help", "--version"):
+            return
+        context = parser.make_context(name, list(rest), parent=context)
 
 
 def keys_of_the_schema() -> dict[str, list[object]]:
