@@ -1,7 +1,7 @@
-"""Losses that know the tree: one pure function each, `(logits, target, hierarchy, *, ignore_index=255, ...)`.
+"""Losses for class trees: one pure function each, `(logits, target, hierarchy, *, ignore_index=-1, ...)`.
 
-`LOSSES` tells which there are. Their names are attributes of this package and import torch only when asked for, like
-`build_loss`, which adds several up as the `loss:` section of a config says.
+`LOSSES` lists them. Each is an attribute of this package and imports torch only when it is first used, as does
+`build_loss`, which adds up the losses of a config's `loss:` section.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 
 from seghiero_core.losses.catalog import DEFAULT_PRESET, LOSSES, PRESETS, LossEntry, Term, check_loss_section, terms_of
 from seghiero_core.losses.class_weights import class_weights
+
+_COMBINE = ("HierarchicalLoss", "build_loss")
 
 __all__ = [
     "DEFAULT_PRESET",
@@ -21,13 +23,18 @@ __all__ = [
     "class_weights",
     "terms_of",
 ]
+__all__ += [*_COMBINE, *LOSSES]
 
 
 def __getattr__(name: str) -> Any:
     if name in LOSSES:
         return LOSSES[name].load(name)
-    if name in ("build_loss", "HierarchicalLoss"):
+    if name in _COMBINE:
         from seghiero_core.losses import combine
 
         return getattr(combine, name)
     raise AttributeError(f"module 'seghiero_core.losses' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

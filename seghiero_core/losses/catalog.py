@@ -1,4 +1,4 @@
-"""What is known of losses without torch: names, logits they read, options, presets and class weights."""
+"""The losses by name, with what they read and their options, and the checks of a `loss:` section; free of torch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from seghiero_core.losses.class_weights import CLASS_WEIGHTS
 class LossEntry:
     """A loss before it is imported.
 
-    `module` holds a function of the loss's name. `channels` is what it reads: logits over "leaves" or over "nodes", or
-    the "embedding". `scores` says what it makes of logits over nodes (see `seghiero_core.decode`), None where it does
-    not read them. `options` are its YAML keys with their defaults; a default of None stands for a list of numbers, one
-    per level, or the ratio of each to the next finer one's. `class_weight` tells whether it takes weights of leaves.
+    Attributes:
+        module: The module of `seghiero_core.losses` with the function, which has the loss's name.
+        channels: What the loss reads: logits over "leaves" or over "nodes", or the "embedding".
+        scores: How the loss interprets logits over nodes (see `seghiero_core.decode`); None if it does not read them.
+        options: Its YAML keys with their defaults. A default of None means a list of numbers, one per level, or a
+            single ratio of each level's number to that of the next finer level.
+        class_weight: Whether it takes weights of the leaves.
     """
 
     module: str
@@ -30,7 +33,14 @@ class LossEntry:
     class_weight: bool = False
 
     def load(self, name: str) -> Callable[..., Any]:
-        """Import the function; this imports torch."""
+        """Import the function, and torch with it.
+
+        Args:
+            name: The loss's key in `LOSSES`.
+
+        Returns:
+            The loss function.
+        """
         return getattr(importlib.import_module(f"seghiero_core.losses.{self.module}"), name)
 
 
@@ -52,46 +62,69 @@ LOSSES: dict[str, LossEntry] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "marginal": {"terms": {"marginal_cross_entropy": 1.0}},
-    # The leaves first, rare classes heard, and each class's overlap: see benchmarks/study.py.
+    # Most weight on the leaves, more on rare classes, and an overlap term: see benchmarks/study.py.
     "marginal_dice": {
         "terms": {"marginal_cross_entropy": {"level_weights": 0.3}, "dice": 0.5},
         "class_weights": "auto",
     },
     "flat": {"terms": {"leaf_cross_entropy": 1.0}},
-    # Li et al., CVPR 2022: focal as in the paper; the leaf cross-entropy and the three weights as in their public code.
+    # Li et al., CVPR 2022: the focal form is from the paper, the leaf cross-entropy and the weights from their code.
     "hssn": {"terms": {"focal_tree_min": 5.0, "leaf_cross_entropy": 1.0, "tree_triplet": {"weight": 0.5, "ramp": 1.0}}},
-    # Li et al., ICCV 2023, section 3.2: the rules weigh 0.2 beside the node-wise binary cross-entropy.
+    # Li et al., ICCV 2023, section 3.2: the rules have weight 0.2 next to the binary cross-entropy of the nodes.
     "logicseg": {"terms": {"node_bce": 1.0, "tree_rules": 0.2}},
 }
-"""Sections of `loss:`; what is given beside `preset` wins."""
+"""`loss:` sections by name; keys given next to `preset` override its own."""
 DEFAULT_PRESET = "marginal_dice"
 
 
 @dataclass(frozen=True)
 class Term:
-    """One loss of a sum. Its weight rises along a half cosine over the first `ramp` (0..1) of the run's own steps."""
+    """One loss of a weighted sum.
+
+    Attributes:
+        weight: Its weight in the sum.
+        ramp: Share (0..1) of the run's steps over which the weight rises from 0, along a half cosine.
+        options: Keyword arguments of the loss function.
+    """
 
     weight: float
     ramp: float = 0.0
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def weight_at(self, fraction: float) -> float:
-        """The weight when `fraction` (0..1) of the run's steps is done."""
+        """Compute the weight at a point of the run.
+
+        Args:
+            fraction: Share (0..1) of the run's steps that are done.
+
+        Returns:
+            The weight, from 0 to `weight`.
+        """
         if fraction >= self.ramp:
             return self.weight
         return self.weight * 0.5 * (1 - math.cos(math.pi * fraction / self.ramp))
 
 
 def check_loss_section(section: Mapping[str, Any], hierarchy: Hierarchy | None = None) -> list[str]:
-    """Every fault of a `loss:` section, one message each; lengths are checked where a hierarchy is given."""
+    """Find the faults of a `loss:` section.
+
+    Args:
+        section: The section as written in the YAML file.
+        hierarchy: The class tree; without it the lengths of lists are not checked.
+
+    Returns:
+        One message per fault; empty if there is none.
+    """
+    if not isinstance(section, Mapping):
+        return [f"loss: expected a mapping such as {{preset: {DEFAULT_PRESET}}}, found {section!r}."]
     keys = ("preset", "terms", "class_weights", "auxiliary")
     faults = [f"loss.{key}: unknown key.{nearest(key, keys)}" for key in section if key not in keys]
     preset, terms = section.get("preset"), section.get("terms")
     if preset is not None and terms is not None:
         faults.append("loss: give either a preset or terms, not both.")
     if preset is not None and preset not in PRESETS:
-        hint = f" It is a term: terms: {{{preset}: 1}}." if preset in LOSSES else nearest(preset, PRESETS)
-        faults.append(f"loss.preset: there is no preset '{preset}'.{hint} Known: {', '.join(PRESETS)}.")
+        hint = f" It is a loss; write terms: {{{preset}: 1}}." if preset in LOSSES else nearest(preset, PRESETS)
+        faults.append(f"loss.preset: unknown preset '{preset}'.{hint} Known: {', '.join(PRESETS)}.")
     if terms is not None:
         if not isinstance(terms, Mapping) or not terms:
             faults.append(f"loss.terms: expected a mapping from losses to weights, found {terms!r}.")
@@ -101,21 +134,30 @@ def check_loss_section(section: Mapping[str, Any], hierarchy: Hierarchy | None =
                 faults += _term_faults(name, value, levels)
             faults += _mixed_scores([name for name in terms if name in LOSSES])
             if all(name in LOSSES and LOSSES[name].channels == "embedding" for name in terms):
-                faults.append(f"loss.terms: {', '.join(terms)} reads the embedding only; add a loss that reads logits.")
+                faults.append(
+                    f"loss.terms: {', '.join(terms)} only reads the embedding; add a loss that reads the logits."
+                )
     auxiliary = section.get("auxiliary", 0.0)
     if not _is_number(auxiliary) or auxiliary < 0:
         faults.append(f"loss.auxiliary: expected a weight of at least 0, found {auxiliary!r}.")
     faults += _class_weight_faults(section.get("class_weights"), hierarchy)
     if not faults and section.get("class_weights") is not None:
-        named = expand_loss_section(section)["terms"]
-        if not any(LOSSES[name].class_weight for name in named):
+        names = expand_loss_section(section)["terms"]
+        if not any(LOSSES[name].class_weight for name in names):
             known = ", ".join(name for name, entry in LOSSES.items() if entry.class_weight)
-            faults.append(f"loss.class_weights: none of {', '.join(named)} takes weights; those that do: {known}.")
+            faults.append(f"loss.class_weights: {', '.join(names)} cannot use class weights; losses that can: {known}.")
     return faults
 
 
 def expand_loss_section(section: Mapping[str, Any]) -> dict[str, Any]:
-    """A checked section with its preset's keys beneath its own; the default preset where it names no losses at all."""
+    """Fill in the keys of a section's preset.
+
+    Args:
+        section: A `loss:` section without faults.
+
+    Returns:
+        A section with `terms`: its own, or its preset's (the default preset's if it names neither).
+    """
     if section.get("terms") is not None:
         return dict(section)
     own = {key: value for key, value in section.items() if key not in ("preset", "terms")}
@@ -123,20 +165,30 @@ def expand_loss_section(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def terms_of(section: Mapping[str, Any]) -> dict[str, Term]:
-    """The terms of a `loss:` section, preset or spelled out. Raises ConfigError with all faults."""
+    """Read the terms of a `loss:` section, whether it spells them out or names a preset.
+
+    Args:
+        section: The section as written in the YAML file.
+
+    Returns:
+        The terms by the name of their loss.
+
+    Raises:
+        ConfigError: With every fault of the section.
+    """
     if faults := check_loss_section(section):
         raise ConfigError("\n".join(faults))
-    resolved = {}
+    terms = {}
     for name, value in expand_loss_section(section)["terms"].items():
         options = dict(value) if isinstance(value, Mapping) else {"weight": value}
-        resolved[name] = Term(float(options.pop("weight", 1.0)), float(options.pop("ramp", 0.0)), options)
-    return resolved
+        terms[name] = Term(float(options.pop("weight", 1.0)), float(options.pop("ramp", 0.0)), options)
+    return terms
 
 
 def _term_faults(name: str, value: Any, levels: int | None) -> list[str]:
     where = f"loss.terms.{name}"
     if name not in LOSSES:
-        return [f"{where}: there is no such loss.{nearest(name, LOSSES)} Known: {', '.join(LOSSES)}."]
+        return [f"{where}: unknown loss.{nearest(name, LOSSES)} Known: {', '.join(LOSSES)}."]
     if not isinstance(value, Mapping):
         ok = _is_number(value) and value >= 0
         return [] if ok else [f"{where}: expected a weight of at least 0 or a mapping of options, found {value!r}."]
@@ -156,9 +208,7 @@ def _option_fault(key: str, given: Any, default: Any, levels: int | None) -> str
             return None
         numbers = isinstance(given, Sequence) and not isinstance(given, str) and all(map(_is_number, given))
         if given is not None and (not numbers or min(given, default=-1) < 0 or sum(given) <= 0):
-            return (
-                "expected a list of weights, one per level, finest first, or one ratio of each to the next finer one's"
-            )
+            return "expected a list of weights, one per level (finest first), or one ratio between successive levels"
         if given is not None and levels is not None and len(given) != levels:
             return f"expected {levels} weights, one per level"
     elif isinstance(default, int):
@@ -174,15 +224,15 @@ def _option_fault(key: str, given: Any, default: Any, levels: int | None) -> str
 
 
 def _mixed_scores(names: Sequence[str]) -> list[str]:
-    """Losses that read one node logit as two different things can't be added."""
+    """Losses that interpret the node logits differently cannot be added."""
     readers: dict[str, list[str]] = {}
     for name in names:
         if scores := LOSSES[name].scores:
             readers.setdefault(scores, []).append(name)
     if len(readers) < 2:
         return []
-    groups = "; ".join(f"{', '.join(of)} ({scores})" for scores, of in readers.items())
-    return [f"loss.terms: these read the same logits in different ways, keep one way: {groups}."]
+    groups = "; ".join(f"{', '.join(losses)} ({scores})" for scores, losses in readers.items())
+    return [f"loss.terms: these losses interpret the same logits differently; keep one group: {groups}."]
 
 
 def _class_weight_faults(given: Any, hierarchy: Hierarchy | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""The loss of a config: several losses, weighed and added."""
+"""The loss of a config: a weighted sum of several losses."""
 
 from __future__ import annotations
 
@@ -17,27 +17,40 @@ from seghiero_core.losses.class_weights import class_weights
 
 
 class HierarchicalLoss:
-    """A weighted sum of losses over one hierarchy. A plain callable without parameters.
+    """A weighted sum of losses over one hierarchy, called once per training step. It has no parameters.
 
     Attributes:
-        num_channels: the channels that the logits must have: the nodes where a loss reads them, else the leaves.
-        uses_embedding: whether a loss reads the embedding.
-        scores: what training makes of the logits, for `decode(..., scores=)`.
-        class_weights: the weights of the leaves in use (K floats), or None.
-        auxiliary: the weight of an auxiliary head, for the model and the loop; 0 where there is none.
+        terms: The weight, ramp and options of each loss, by its name.
+        hierarchy: The class tree, with K leaves.
+        class_weights: (K) weights of the leaves, or None.
+        auxiliary: Weight of the auxiliary head's losses; 0 if there is no auxiliary head.
+        functions: The loss functions by name, with their options filled in.
+        num_channels: Channels that the logits must have: one per node if a loss reads nodes, else one per leaf.
+        uses_embedding: Whether a loss reads the embedding.
+        scores: How the losses interpret the logits, for `decode(..., scores=)`.
     """
 
-    def __init__(self, terms: Mapping[str, Term], hierarchy: Hierarchy, weights: np.ndarray | None, auxiliary: float):
+    def __init__(
+        self,
+        terms: Mapping[str, Term],
+        hierarchy: Hierarchy,
+        leaf_weights: np.ndarray | None,
+        auxiliary: float,
+        *,
+        validate: bool = True,
+    ) -> None:
         self.terms = dict(terms)
         self.hierarchy = hierarchy
-        self.class_weights = weights
+        self.class_weights = leaf_weights
         self.auxiliary = auxiliary
         self.functions: dict[str, Callable[..., Tensor]] = {}
         for name, term in self.terms.items():
             options: dict[str, Any] = dict(term.options)
-            if LOSSES[name].class_weight and weights is not None:
-                options["class_weight"] = torch.tensor(weights, dtype=torch.float32)
-            self.functions[name] = functools.partial(LOSSES[name].load(name), ignore_index=IGNORE_INDEX, **options)
+            if LOSSES[name].class_weight and leaf_weights is not None:
+                options["class_weight"] = torch.tensor(leaf_weights, dtype=torch.float32)
+            self.functions[name] = functools.partial(
+                LOSSES[name].load(name), ignore_index=IGNORE_INDEX, validate=validate, **options
+            )
         reads = {LOSSES[name].channels for name in self.terms}
         self.num_channels = len(hierarchy) if "nodes" in reads else len(hierarchy.leaves)
         self.uses_embedding = "embedding" in reads
@@ -46,45 +59,72 @@ class HierarchicalLoss:
     def __call__(
         self,
         logits: Tensor,
-        embedding: Tensor | None,
         target: Tensor,
-        fraction: float,
+        *,
+        embedding: Tensor | None = None,
+        fraction: float = 1.0,
         auxiliary_logits: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum, and every loss by itself, unweighted and detached.
+        """Compute the weighted sum, and each loss on its own.
 
-        `logits` B,num_channels,H,W; `embedding` B,D,h,w of unit length along D, or None where `uses_embedding` is
-        false; `target` B,H,W of node indices or IGNORE_INDEX; `fraction` (0..1) of the run's steps that is done.
-        `auxiliary_logits`, of the auxiliary head, go through the losses that read logits, times `auxiliary`.
-        Raises ValueError where logits or the embedding do not fit.
+        Args:
+            logits: B,num_channels,H,W.
+            target: B,H,W of node indices or IGNORE_INDEX.
+            embedding: B,D,h,w of unit length along D; needed if `uses_embedding` is true.
+            fraction: Share (0..1) of the training steps that are done; weights with a ramp depend on it.
+            auxiliary_logits: B,num_channels,H,W of the auxiliary head, if there is one. Every loss that reads logits
+                is also computed on them and added with its weight times `auxiliary`.
+
+        Returns:
+            The scalar sum, and each loss by name, unweighted and detached; those of the auxiliary head are named
+            "auxiliary_NAME".
+
+        Raises:
+            ValueError: When the shape of an input does not fit, or the embedding is missing.
         """
+        if not isinstance(logits, Tensor):
+            raise ValueError(
+                f"logits: expected a tensor, found {type(logits).__name__}; of a model's output take .logits"
+            )
         if logits.shape[1] != self.num_channels:
-            raise ValueError(f"the loss needs logits of {self.num_channels} channels, found {logits.shape[1]}")
+            raise ValueError(f"the loss needs logits with {self.num_channels} channels, found {logits.shape[1]}")
         if self.uses_embedding and embedding is None:
-            raise ValueError("the loss reads the embedding, and the model gave none")
-        leaves = len(self.hierarchy.leaves)
-        read = {"nodes": logits, "leaves": logits[:, :leaves], "embedding": embedding}
+            raise ValueError("the loss reads the embedding, but the model returned none")
         total, parts = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32)), {}
         for name, function in self.functions.items():
-            value = function(read[LOSSES[name].channels], target, self.hierarchy)
+            scores = embedding if LOSSES[name].channels == "embedding" else logits
+            value = function(scores, target, self.hierarchy)
             total = total + self.terms[name].weight_at(fraction) * value
             parts[name] = value.detach()
         if auxiliary_logits is not None:
-            read = {"nodes": auxiliary_logits, "leaves": auxiliary_logits[:, :leaves]}
             for name, function in self.functions.items():
-                if LOSSES[name].channels in read:
-                    value = function(read[LOSSES[name].channels], target, self.hierarchy)
+                if LOSSES[name].channels != "embedding":
+                    value = function(auxiliary_logits, target, self.hierarchy)
                     total = total + self.auxiliary * self.terms[name].weight_at(fraction) * value
                     parts[f"auxiliary_{name}"] = value.detach()
         return total, parts
 
 
 def build_loss(
-    section: Mapping[str, Any], hierarchy: Hierarchy, *, counts: np.ndarray | None = None
+    section: Mapping[str, Any],
+    hierarchy: Hierarchy,
+    *,
+    counts: np.ndarray | None = None,
+    validate: bool = True,
 ) -> HierarchicalLoss:
-    """The loss of a `loss:` section; `counts` (K) are the pixels of each leaf in the training set.
+    """Build the loss of a config's `loss:` section.
 
-    Raises ConfigError with every fault of the section, and where `class_weights` needs counts and there are none.
+    Args:
+        section: The section as written in the YAML file.
+        hierarchy: The class tree, with K leaves.
+        counts: (K) pixels of each leaf in the training set, for `class_weights: auto` and `median_frequency`.
+        validate: Whether every call checks the values of the target; on a GPU this synchronizes.
+
+    Returns:
+        The weighted sum of the section's losses.
+
+    Raises:
+        ConfigError: With every fault of the section, or when `class_weights` needs counts and there are none.
     """
     if faults := check_loss_section(section, hierarchy):
         raise ConfigError("\n".join(faults))
@@ -93,7 +133,12 @@ def build_loss(
     if isinstance(how, str) and counts is None:
         raise ConfigError(
             f"loss.class_weights: '{how}' needs the label counts of the training set, and none were given; "
-            "give a list of weights instead."
+            "pass counts=..., or give a list of weights instead."
         )
-    weights = None if how is None else class_weights(counts, how)
-    return HierarchicalLoss(terms_of(section), hierarchy, weights, float(section.get("auxiliary", 0.0)))
+    leaf_weights = None if how is None else class_weights(counts, how)
+    if leaf_weights is not None and len(leaf_weights) != len(hierarchy.leaves):
+        raise ConfigError(
+            f"loss.class_weights: expected {len(hierarchy.leaves)} weights, one per leaf, found {len(leaf_weights)}."
+        )
+    auxiliary = float(section.get("auxiliary", 0.0))
+    return HierarchicalLoss(terms_of(section), hierarchy, leaf_weights, auxiliary, validate=validate)

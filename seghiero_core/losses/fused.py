@@ -1,7 +1,8 @@
-"""Losses that make their gradient along with their value, a piece of the image at a time.
+"""Losses that compute their gradient together with their value, one piece of the image at a time.
 
-A loss that is a sum over pixels needs no tensor of the logits' size but its gradient, if it goes through the pixels in
-pieces that stay in the processor's cache. On an accelerator there is one piece: there launches cost more than memory.
+A loss that is a sum over pixels needs no other tensor of the logits' size than its gradient if it works through the
+pixels in pieces that fit the processor's cache. On an accelerator there is a single piece, because launching kernels
+costs more there than memory does.
 """
 
 from __future__ import annotations
@@ -14,17 +15,23 @@ from torch import Tensor
 from seghiero_core.losses.reductions import widen
 
 PIECE = 2**19
-"""About how many numbers a piece of the logits has on the CPU (2 MiB of float32)."""
+"""Approximate number of logits in a piece on the CPU (2 MiB of float32)."""
 
 PieceLoss = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
 
 def sum_over_pixels(logits: Tensor, label: Tensor, piece_loss: PieceLoss) -> Tensor:
-    """The sum of `piece_loss` over pixels, differentiable once.
+    """Sum `piece_loss` over all pixels; the result can be differentiated once.
 
-    `logits` B,C,H,W; `label` B,H,W of integers. `piece_loss(z, y, with_grad)` gets z (b,C,p, at least float32) and y
-    (b,p) of some of the pixels, and returns the summed loss and its gradient by z (None where `with_grad` is false);
-    it may overwrite neither.
+    Args:
+        logits: B,C,H,W.
+        label: B,H,W of integers.
+        piece_loss: Called as `piece_loss(z, y, with_grad)` with z (b,C,p, at least float32) and y (b,p) of some of the
+            pixels. Returns the summed loss and its gradient with respect to z (None where `with_grad` is false). It
+            must not change z or y.
+
+    Returns:
+        Scalar sum.
     """
     return _Fused.apply(logits, label, piece_loss)
 
@@ -42,7 +49,7 @@ class _Fused(torch.autograd.Function):
     def backward(ctx, grad_total: Tensor):
         logits, label = ctx.saved_tensors
         grad, ctx.grad = ctx.grad, None  # handed on, not copied
-        if grad is None:  # the graph was kept, and this is not the first pass through it
+        if grad is None:  # a second pass through a retained graph
             grad = _value_and_grad(logits, label, ctx.piece_loss, True)[1]
         return grad.mul_(grad_total).to(logits.dtype).view(logits.shape), None, None
 
@@ -50,17 +57,17 @@ class _Fused(torch.autograd.Function):
 def _value_and_grad(
     logits: Tensor, label: Tensor, piece_loss: PieceLoss, with_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The sum over all pieces, and its gradient B,C,HW where asked for."""
+    """The sum over all pieces, and its gradient B,C,HW where it is wanted."""
     flat, label = logits.flatten(2), label.flatten(1)
-    # Not in half precision: a pixel's share of a mean is too small for it before the loss is scaled.
+    # Not in half precision: one pixel's share of a mean would underflow before the loss is scaled.
     dtype = widen(logits[:0]).dtype
     grad = torch.empty(flat.shape, dtype=dtype, device=logits.device) if with_grad else None
     total = torch.zeros((), dtype=dtype, device=logits.device)
     for rows, columns in _pieces(flat):
-        value, of_piece = piece_loss(widen(flat[rows, :, columns]), label[rows, columns], with_grad)
+        value, piece_grad = piece_loss(widen(flat[rows, :, columns]), label[rows, columns], with_grad)
         total += value
         if grad is not None:
-            grad[rows, :, columns] = of_piece
+            grad[rows, :, columns] = piece_grad
     return total, grad
 
 
@@ -69,7 +76,8 @@ def _pieces(flat: Tensor) -> Iterator[tuple[slice, slice]]:
     if flat.device.type != "cpu":
         yield slice(None), slice(None)
         return
-    step = max(1, -(-pixels // max(1, round(pixels * channels / PIECE))))  # all alike, without a small rest
+    count = max(1, round(pixels * channels / PIECE))
+    step = max(1, -(-pixels // count))  # rounded up, so that no small piece is left at the end
     for row in range(batch):
         for start in range(0, pixels, step):
             yield slice(row, row + 1), slice(start, start + step)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from seghiero_core.hierarchy.tensors import TreeTensors, tree_tensors
-from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.losses.fused import sum_over_pixels
+from seghiero_core.losses.inputs import check_inputs
 from seghiero_core.losses.reductions import group_max, labels, level_shares, look_up, widen
 
 
@@ -19,23 +20,51 @@ def marginal_cross_entropy(
     target: Tensor,
     hierarchy: Hierarchy,
     *,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE_INDEX,
     level_weights: Sequence[float] | float | None = None,
     class_weight: Tensor | None = None,
+    validate: bool = True,
 ) -> Tensor:
-    """Cross-entropy at every level, where a class's probability is the sum of its leaves' (one softmax over leaves).
+    """Compute the cross-entropy at every level, where the probability of a class is the sum of its leaves'.
 
-    Muller & Smith, "A Hierarchical Loss for Semantic Segmentation" (VISAPP 2020). `logits` B,K,H,W over leaves;
-    `target` B,H,W of node indices. With P_l(y) the summed probability of the label's class at level l,
+    There is one softmax over the leaves. With P_l(y) the summed probability of the label's class at level l and v the
+    `level_weights`,
 
         loss = sum_l v_l mean(-log P_l(y)) / sum_l v_l
 
-    where the mean of level l goes over the pixels that have a label at it: one labelled with an inner node counts at
-    that node's level and above. Levels are averaged, not summed, so that the loss keeps the scale of a plain
-    cross-entropy whatever the depth. `level_weights` holds v, finest first, or is the ratio of
-    each to the next finer one's; all are 1 by default. `class_weight` (K) makes
-    the means weighted; a class of a coarser level weighs the mean of its leaves.
+    The mean of level l goes over the pixels that have a label at it: a pixel labeled with an inner node counts at
+    that node's level and above. Levels are averaged rather than summed, so that the loss has the scale of a plain
+    cross-entropy at any depth.
+
+    Reference: Muller & Smith, "A Hierarchical Loss for Semantic Segmentation", VISAPP 2020.
+
+    Args:
+        logits: B,K,H,W over leaves, or B,N,H,W over nodes, of which the first K channels are read.
+        target: B,H,W of node indices or `ignore_index`.
+        hierarchy: The class tree, with K leaves, N nodes and L levels.
+        ignore_index: Target value of the pixels that do not count.
+        level_weights: L weights, finest level first, or the ratio of each to that of the next finer level; None for 1.
+        class_weight: (K) weights of the leaves. The means are then weighted; a class of a coarser level weighs the
+            mean of its leaves.
+        validate: Whether to check the target's values; on a GPU this synchronizes.
+
+    Returns:
+        Scalar loss, at least 0; 0 where no pixel counts.
+
+    Raises:
+        ValueError: When a shape, the number of channels or level weights, or a target value is wrong.
+
+    Example:
+        >>> tree = {"vehicle": ["car", "bus"], "sky": None}
+        >>> hierarchy = Hierarchy.from_config({"labels": ["car", "bus", "sky"], "tree": tree})
+        >>> logits = torch.zeros(1, 3, 1, 2)
+        >>> target = torch.tensor([[[0, IGNORE_INDEX]]])
+        >>> marginal_cross_entropy(logits, target, hierarchy)  # (-log 1/3 - log 2/3) / 2
+        tensor(0.7520)
     """
+    logits, target = check_inputs(
+        logits, target, hierarchy, "leaves", ignore_index=ignore_index, validate=validate, class_weight=class_weight
+    )
     tree = tree_tensors(hierarchy, logits.device)
     label = labels(target, tree, ignore_index)
     shares = level_shares(label, hierarchy, level_weights, class_weight, widen(logits[:0]))
@@ -45,10 +74,10 @@ def marginal_cross_entropy(
 def _piece(
     z: Tensor, label: Tensor, with_grad: bool, *, shares: Tensor, tree: TreeTensors
 ) -> tuple[Tensor, Tensor | None]:
-    """Sum over levels and pixels of -share * log P_l(label), and its gradient by the leaves' logits z (b,K,p).
+    """Sum of -share * log P_l(label) over levels and pixels, and its gradient with respect to the logits z (b,K,p).
 
-    It goes up the tree on log-sums of the classes, and comes down the same way with the gradient, so that a leaf costs
-    a single exponential. Every class is shifted by its own maximum: one far below the others keeps its digits.
+    It goes up the tree on the classes' log-sums and back down with the gradient, so that each leaf costs a single
+    exponential. Every class is shifted by its own maximum, so that one far below the others keeps its precision.
     """
     targets, shares = look_up(tree.class_of, label)[:, :, None], look_up(shares, label)[:, :, None]  # L,b,1,p
     log_sums, exps, totals, log_p = z, [], [], []
@@ -71,5 +100,5 @@ def _piece(
 
 
 def _spread(x: Tensor, group: Tensor) -> Tensor:
-    """What each class takes from its group: b,groups,p to b,C,p, or to what broadcasts there where all are in one."""
+    """The value of each class's group: b,groups,p to b,C,p. A single group stays b,1,p, which broadcasts."""
     return x if x.shape[1] == 1 else x.index_select(1, group)

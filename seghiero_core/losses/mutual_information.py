@@ -1,4 +1,4 @@
-"""Region mutual information."""
+"""Region mutual information: the structure of the labels that the prediction explains."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
+from seghiero_core.losses.inputs import check_inputs
 from seghiero_core.losses.reductions import masked_mean, widen
 
 _EPSILON = 5e-4
-"""Added to the diagonal of covariances: the variance below which a direction tells nothing."""
+"""Added to the diagonal of covariances; a direction with less variance than this carries no information."""
 
 
 def region_mutual_information(
@@ -18,22 +19,51 @@ def region_mutual_information(
     target: Tensor,
     hierarchy: Hierarchy,
     *,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE_INDEX,
     pool: int = 4,
     radius: int = 3,
+    validate: bool = True,
 ) -> Tensor:
-    """Region mutual information loss (Zhao et al., NeurIPS 2019, eq. 14-16), the mean over classes and images.
+    """Compute the region mutual information loss, the mean over the leaves and images.
 
-    `logits` B,K,H,W over leaves; `target` B,H,W of node indices. Labels and probabilities are averaged over
-    `pool` x `pool` pixels, and every `radius` x `radius` window of them is a point of d = radius^2 dimensions. With Y
-    the points of the labels of a class and P those of its softmax, the loss is
+    Labels and softmax probabilities are averaged over `pool` x `pool` px, and every `radius` x `radius` window of
+    these averages is a point of d = radius^2 dimensions. With Y the points of a leaf's labels and P those of its
+    probabilities, the loss of that leaf is
 
         (log det(cov(Y) - cov(Y, P) cov(P)^-1 cov(Y, P)^T + e I) - log det(e I)) / 2d
 
-    which is what of the labels' structure the prediction does not tell, from 0. The paper's term lacks the constant;
-    here a batch without labels gives 0. Windows with a pixel that is ignored or labelled with an inner node are left
-    out. It is meant beside a loss per pixel.
+    It measures the structure of the labels that the prediction does not explain. The paper leaves out the constant;
+    with it a batch without labels gives 0. Windows with a pixel that is ignored or labeled with an inner node do not
+    count. Use it together with a loss per pixel.
+
+    Reference: Zhao et al., "Region Mutual Information Loss for Semantic Segmentation", NeurIPS 2019, eq. 14-16.
+
+    Args:
+        logits: B,K,H,W over leaves, or B,N,H,W over nodes, of which the first K channels are read.
+        target: B,H,W of node indices or `ignore_index`.
+        hierarchy: The class tree, with K leaves and N nodes.
+        ignore_index: Target value of the pixels that do not count.
+        pool: Side of the squares that are averaged, px.
+        radius: Side of a window, in averaged squares.
+        validate: Whether to check the target's values; on a GPU this synchronizes.
+
+    Returns:
+        Scalar loss, at least 0; 0 where no whole window counts.
+
+    Raises:
+        ValueError: When a shape, the number of channels or a target value is wrong.
+
+    Example:
+        >>> tree = {"vehicle": ["car", "bus"], "sky": None}
+        >>> hierarchy = Hierarchy.from_config({"labels": ["car", "bus", "sky"], "tree": tree})
+        >>> target = torch.arange(144).view(1, 12, 12) % 5 % 3
+        >>> right = F.one_hot(target, 3).movedim(3, 1) * 9.0
+        >>> options = {"pool": 1, "radius": 2}
+        >>> loss = region_mutual_information(right, target, hierarchy, **options)
+        >>> bool(loss < region_mutual_information(-right, target, hierarchy, **options))
+        True
     """
+    logits, target = check_inputs(logits, target, hierarchy, "leaves", ignore_index=ignore_index, validate=validate)
     logits = widen(logits)
     classes = logits.shape[1]
     valid = (target != ignore_index) & (target < classes)
@@ -48,20 +78,21 @@ def region_mutual_information(
     with torch.autocast(logits.device.type, enabled=False):
         unit = _EPSILON * torch.eye(radius**2, dtype=torch.float64, device=logits.device)
         across = (y * weight) @ p.mT
-        told = across @ torch.linalg.solve((p * weight) @ p.mT + unit, across.mT)
-        rest = (y * weight) @ y.mT - told
-        log_det = torch.linalg.cholesky((rest + rest.mT) / 2 + unit).diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+        explained = across @ torch.linalg.solve((p * weight) @ p.mT + unit, across.mT)
+        unexplained = (y * weight) @ y.mT - explained
+        triangle = torch.linalg.cholesky((unexplained + unexplained.mT) / 2 + unit)
+        log_det = triangle.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
     information = (log_det - unit.diagonal().log().sum() / 2) / radius**2  # B,K
     seen = whole.any(dim=2).expand_as(information).to(information)
     return masked_mean(information, seen).to(logits.dtype)
 
 
 def _windows(x: Tensor, pool: int, radius: int) -> Tensor:
-    """B,C,H,W to B,C,radius^2,n: every window of the averages over pool x pixels."""
+    """B,C,H,W to B,C,radius^2,n: every window of the averages over pool x pool px."""
     pooled = F.avg_pool2d(x, pool)
     return F.unfold(pooled, radius).unflatten(1, (x.shape[1], radius**2))
 
 
 def _centred(points: Tensor, weight: Tensor) -> Tensor:
-    """Points of windows that count, less their mean; others 0."""
+    """The points of the windows that count, minus their mean; 0 for the others."""
     return (points - (points * weight).sum(dim=3, keepdim=True)) * (weight > 0)

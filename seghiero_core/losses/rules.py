@@ -6,65 +6,95 @@ import torch
 from torch import Tensor
 
 from seghiero_core.hierarchy.tensors import tree_tensors
-from seghiero_core.hierarchy.tree import Hierarchy
-from seghiero_core.losses.reductions import group_max, widen
+from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
+from seghiero_core.losses.inputs import check_inputs
+from seghiero_core.losses.reductions import group_max, masked_mean, widen
 
 
 def tree_rules(
-    logits: Tensor, target: Tensor, hierarchy: Hierarchy, *, ignore_index: int = 255, q: float = 5.0
+    logits: Tensor,
+    target: Tensor,
+    hierarchy: Hierarchy,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    q: float = 5.0,
+    validate: bool = True,
 ) -> Tensor:
-    """How far the scores break the rules of the tree (Li et al., LogicSeg, ICCV 2023, section 3.2).
+    """Measure how far the scores break the rules of the tree.
 
-    `logits` B,N,H,W over nodes; `target` B,H,W, read only for which pixels are ignored. With s = sigmoid(logits), a
-    node v, its parent u, its children c and its M siblings a, the degrees to which a pixel breaks the rules are
+    With s = sigmoid(logits), a node v, its parent u, the children c of u and the other children a of u (v's siblings),
+    the degrees to which a pixel breaks the three rules are
 
-        composition    v implies u                  s_v - s_v s_u
-        decomposition  u implies one of its c       s_u - s_u max_c s_c
-        exclusion      v implies none of its a      s_v mean_a s_a
+        composition    v implies u              s_v - s_v s_u
+        decomposition  u implies one of the c   s_u - s_u max_c s_c
+        exclusion      v excludes all of the a  s_v mean_a s_a
 
-    Each is gathered over the pixels by (mean x^q)^(1/q), which lets the worst count most, and averaged over the nodes
-    it speaks of; the loss is the sum of the three. A rule that the tree has no node for counts 0. It needs a loss
-    beside it that says what the pixels are.
+    A degree x is aggregated over the valid pixels by (mean x^q)^(1/q), in which the worst pixels count most, and
+    averaged over the nodes that have the rule; the loss is the sum of the three averages. A rule that no node has
+    counts 0. Use it together with a loss that learns from the labels; this one reads only which pixels are ignored.
+
+    Reference: Li et al., "LogicSeg: Parsing Visual Semantics with Neural Logic Learning and Reasoning", ICCV 2023,
+    section 3.2.
+
+    Args:
+        logits: B,N,H,W over nodes.
+        target: B,H,W of node indices or `ignore_index`.
+        hierarchy: The class tree, with K leaves and N nodes.
+        ignore_index: Target value of the pixels that do not count.
+        q: Exponent of the mean over pixels, at least 1; 1 gives the plain mean.
+        validate: Whether to check the target's values; on a GPU this synchronizes.
+
+    Returns:
+        Scalar loss, 0 to 3; 0 where no pixel counts.
+
+    Raises:
+        ValueError: When a shape, the number of channels or a target value is wrong.
+
+    Example:
+        >>> tree = {"vehicle": ["car", "bus"], "sky": None}
+        >>> hierarchy = Hierarchy.from_config({"labels": ["car", "bus", "sky"], "tree": tree})
+        >>> logits = torch.zeros(1, 4, 1, 2)
+        >>> target = torch.tensor([[[0, IGNORE_INDEX]]])
+        >>> tree_rules(logits, target, hierarchy)  # 1/4 for each rule
+        tensor(0.7500)
     """
+    logits, target = check_inputs(logits, target, hierarchy, "nodes", ignore_index=ignore_index, validate=validate)
     tree = tree_tensors(hierarchy, logits.device)
     valid = target != ignore_index
     score = widen(logits).sigmoid()
-    parents = torch.tensor(hierarchy.parents, device=logits.device)
-    children = (parents >= 0).nonzero()[:, 0]
+    family, sizes = tree.family, tree.family_sizes
     loss = score.new_zeros(())
-    if len(children):
-        above = parents[children]
-        lower, upper = score.index_select(1, children), score.index_select(1, above)
-        inner = torch.arange(tree.level_sizes[0], len(hierarchy), device=logits.device)
-        best = _best_child(score, children, above - tree.level_sizes[0], len(inner))
-        whole = score.index_select(1, inner)
-        loss = loss + _breach(lower - lower * upper, valid, q) + _breach(whole - whole * best, valid, q)
-    family, size = tree.family, tree.family_sizes
-    with_siblings = (size[family] > 1).nonzero()[:, 0]
-    if len(with_siblings):
-        of_family = score.new_zeros(score.shape[0], len(size), *score.shape[2:]).index_add(1, family, score)
-        lone = score.index_select(1, with_siblings)
-        family = family[with_siblings]
-        others = of_family.index_select(1, family) - lone
-        loss = loss + _breach(lone * others / (size[family] - 1)[:, None, None], valid, q)
-    return loss
+    leaves = len(hierarchy.leaves)
+    if len(hierarchy) > leaves:
+        # Family 0 is the root's children and family 1 + i those of inner node i. The root's score is 1, and its
+        # children break no composition.
+        inner = score[:, leaves:]
+        parent = torch.cat([torch.ones_like(inner[:, :1]), inner], dim=1).index_select(1, family)
+        composition = _breach(score - score * parent, valid, q)
+        best_child = _family_max(score, family, len(sizes))[:, 1:]
+        decomposition = _breach(inner - inner * best_child, valid, q)
+        loss = loss + masked_mean(composition, (family > 0).to(score)) + decomposition.mean()
+    # An only child's siblings sum to 0, and it has no exclusion to break.
+    size = sizes[family]
+    family_sum = score.new_zeros(score.shape[0], len(sizes), *score.shape[2:]).index_add(1, family, score)
+    siblings = (family_sum.index_select(1, family) - score) / (size - 1).clamp(min=1)[:, None, None]
+    return loss + masked_mean(_breach(score * siblings, valid, q), (size > 1).to(score))
 
 
-def _best_child(score: Tensor, children: Tensor, above: Tensor, inner: int) -> Tensor:
-    """B,inner,H,W: the greatest score among the children of each inner node; ties share the gradient."""
-    lower = score.index_select(1, children)
+def _family_max(score: Tensor, family: Tensor, families: int) -> Tensor:
+    """B,families,H,W: the greatest score in each family; ties share the gradient."""
     with torch.no_grad():
-        is_best = (lower == group_max(lower, above, inner).index_select(1, above)).to(score.dtype)
-        ties = score.new_zeros(score.shape[0], inner, *score.shape[2:]).index_add(1, above, is_best)
-        share = is_best / ties.index_select(1, above)
-    return score.new_zeros(ties.shape).index_add(1, above, lower * share)
+        is_best = (score == group_max(score, family, families).index_select(1, family)).to(score.dtype)
+        ties = score.new_zeros(score.shape[0], families, *score.shape[2:]).index_add(1, family, is_best)
+        share = is_best / ties.index_select(1, family)
+    return score.new_zeros(ties.shape).index_add(1, family, score * share)
 
 
 def _breach(x: Tensor, valid: Tensor, q: float) -> Tensor:
-    """B,C,H,W of 0..1 to the mean over C of (mean over valid pixels of x^q)^(1/q)."""
+    """B,C,H,W of 0..1 to (C): (mean over the valid pixels of x^q)^(1/q)."""
     x = x.clamp(min=0).where(valid[:, None], 0).transpose(0, 1).flatten(1)
     peak = x.detach().amax(dim=1)
-    scale = torch.where(peak > 0, peak, 1)  # so that x^q keeps its digits
+    scale = torch.where(peak > 0, peak, 1)  # keeps x^q from underflowing
     mean = (x / scale[:, None]).pow(q).sum(dim=1) / valid.sum().clamp(min=1)
-    # The root has no slope at 0, where nothing is broken.
-    return (scale * mean.where(peak > 0, 1).pow(1 / q)).where(peak > 0, 0).mean()
+    # The root is not differentiable at 0, where nothing is broken.
+    return (scale * mean.where(peak > 0, 1).pow(1 / q)).where(peak > 0, 0)

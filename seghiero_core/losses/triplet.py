@@ -1,4 +1,4 @@
-"""Triplets of pixels, pulled together and pushed apart by tree distance."""
+"""The tree-triplet loss on pixel embeddings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seghiero_core.hierarchy.tensors import tree_tensors
-from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
+from seghiero_core.losses.inputs import check_inputs
 from seghiero_core.losses.reductions import labels, masked_mean, widen
 
 
@@ -16,27 +17,58 @@ def tree_triplet(
     target: Tensor,
     hierarchy: Hierarchy,
     *,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE_INDEX,
     margin: float = 0.1,
     scale: float = 1.0,
     samples: int = 512,
+    validate: bool = True,
 ) -> Tensor:
-    """Tree-triplet loss (Li et al., CVPR 2022, eq. 8-10), the mean over sampled triplets.
+    """Compute the tree-triplet loss, the mean over randomly drawn triplets of pixels.
 
-    `embedding` B,D,h,w of unit length along D; `target` B,H,W of node indices, brought to h,w by nearest neighbour.
-    With d the tree distance of labels, f the distance 1 - cosine (0..2) of embeddings, and the anchor's positive p
-    nearer to it in the tree than its negative n,
+    An anchor a is compared with a positive p that is nearer to it in the tree than a negative n. With d the tree
+    distance of two labels and f = 1 - cosine (0..2) the distance of two embeddings, the loss of a triplet is
 
         max(f(a, p) - f(a, n) + margin + scale * (d(a, n) - d(a, p)) / (2 * depth), 0)
 
-    Up to `samples` anchors are drawn, rare labels as likely as frequent ones; each draws a negative and a positive
-    from the others at random. Labels of which one stands above the other may be the same thing and make no pair. A
-    batch without a triplet gives 0. Draws come from torch's own generator.
+    Up to `samples` anchors are drawn, rare labels as often as frequent ones, and each draws a negative and a positive
+    among the others. A label and one of its ancestors make no pair, because they may be the same thing. Draws come
+    from torch's global generator.
+
+    Reference: Li et al., "Deep Hierarchical Semantic Segmentation", CVPR 2022, eq. 8-10.
+
+    Args:
+        embedding: B,D,h,w of unit length along D, of any size h,w.
+        target: B,H,W of node indices or `ignore_index`, resized to h,w by nearest neighbor.
+        hierarchy: The class tree, with N nodes.
+        ignore_index: Target value of the pixels that do not count.
+        margin: Least difference of the two distances, at least 0.
+        scale: How much the difference in tree distance adds to the margin, at least 0.
+        samples: Most anchors in a batch, at least 1.
+        validate: Whether to check the target's values; on a GPU this synchronizes.
+
+    Returns:
+        Scalar loss, at least 0; 0 where there is no triplet.
+
+    Raises:
+        ValueError: When a shape or a target value is wrong.
+
+    Example:
+        >>> tree = {"vehicle": ["car", "bus"], "sky": None}
+        >>> hierarchy = Hierarchy.from_config({"labels": ["car", "bus", "sky"], "tree": tree})
+        >>> embedding = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]).T.reshape(1, 2, 1, 3)
+        >>> target = torch.tensor([[[0, 0, 2]]])  # two equal cars, and a sky at right angles to them
+        >>> tree_triplet(embedding, target, hierarchy)  # 0 - 1 + 0.1 + 3 / 4 is below 0
+        tensor(0.)
+        >>> tree_triplet(embedding, target, hierarchy, margin=0.5)
+        tensor(0.2500)
     """
+    embedding, target = check_inputs(
+        embedding, target, hierarchy, "embedding", ignore_index=ignore_index, validate=validate
+    )
     embedding, tree = widen(embedding), tree_tensors(hierarchy, embedding.device)
-    small = F.interpolate(target[:, None].double(), size=embedding.shape[2:], mode="nearest-exact")[:, 0].long()
-    label = labels(small, tree, ignore_index).flatten()
-    # An exponential race: the first arrivals are a sample without replacement, by rate (Efraimidis & Spirakis 2006).
+    resized = F.interpolate(target[:, None].double(), size=embedding.shape[2:], mode="nearest-exact")[:, 0].long()
+    label = labels(resized, tree, ignore_index).flatten()
+    # The first arrivals of an exponential race are a weighted sample without replacement (Efraimidis & Spirakis 2006).
     frequency = label.bincount(minlength=len(tree.depths))
     arrival = torch.empty(label.shape, device=label.device).exponential_() * frequency[label]
     arrival = arrival.where(label < len(hierarchy), torch.inf)
@@ -61,5 +93,5 @@ def tree_triplet(
 
 
 def _draw(allowed: Tensor) -> Tensor:
-    """For every row of S,S the column of a random true element; any column where there is none."""
+    """The column of a random true element in every row of S,S; any column where a row has none."""
     return torch.rand(allowed.shape, device=allowed.device).where(allowed, -1).argmax(dim=1)

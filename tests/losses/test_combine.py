@@ -8,7 +8,7 @@ import torch
 
 from seghiero_core import losses
 from seghiero_core.errors import ConfigError
-from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
+from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.losses import PRESETS, build_loss, check_loss_section, class_weights
 from support.trees import CAMVID, random_target
 
@@ -25,7 +25,7 @@ def inputs(channels):
 def test_presets_train(preset):
     loss = build_loss({"preset": preset}, HIERARCHY, counts=np.arange(11))
     logits, embedding, target = inputs(loss.num_channels)
-    total, parts = loss(logits, embedding if loss.uses_embedding else None, target, 1.0)
+    total, parts = loss(logits, target, embedding=embedding if loss.uses_embedding else None)
     total.backward()
     assert set(parts) == set(loss.terms) and not any(part.requires_grad for part in parts.values())
     expected = sum(loss.terms[name].weight * part for name, part in parts.items())
@@ -52,13 +52,13 @@ def test_default_is_the_marginal_loss_with_dice_and_class_weights():
 
 def test_class_weights_that_no_loss_takes_are_a_fault():
     (fault,) = check_loss_section({"preset": "logicseg", "class_weights": "auto"})
-    assert "none of node_bce, tree_rules takes weights" in fault and "focal" in fault
+    assert "node_bce, tree_rules cannot use class weights" in fault and "focal" in fault
 
 
 def test_a_ratio_of_levels_is_a_list_of_powers():
     logits, _, target = inputs(11)
     by_list, by_ratio = (
-        losses.marginal_cross_entropy(logits, target, HIERARCHY, ignore_index=IGNORE_INDEX, level_weights=weights)
+        losses.marginal_cross_entropy(logits, target, HIERARCHY, level_weights=weights)
         for weights in ([1, 0.3, 0.09], 0.3)
     )
     torch.testing.assert_close(by_ratio, by_list)
@@ -68,13 +68,13 @@ def test_leaf_losses_read_the_first_channels_and_options_arrive():
     section = {"terms": {"node_bce": 0.5, "focal": {"weight": 2, "gamma": 0.5}}, "class_weights": [1.0] * 10 + [7.0]}
     loss = build_loss(section, HIERARCHY)
     logits, _, target = inputs(loss.num_channels)
-    total, parts = loss(logits, None, target, 0.0)
+    total, parts = loss(logits, target, fraction=0.0)
     weight = torch.tensor(section["class_weights"])
-    focal = losses.focal(logits[:, :11], target, HIERARCHY, ignore_index=IGNORE_INDEX, gamma=0.5, class_weight=weight)
+    focal = losses.focal(logits[:, :11], target, HIERARCHY, gamma=0.5, class_weight=weight)
     torch.testing.assert_close(parts["focal"], focal.detach())
     torch.testing.assert_close(total.detach(), 0.5 * parts["node_bce"] + 2 * parts["focal"])
     with pytest.raises(ValueError, match="16 channels, found 11"):
-        loss(logits[:, :11], None, target, 0.0)
+        loss(logits[:, :11], target, fraction=0.0)
 
 
 def test_a_ramp_rises_over_the_run():
@@ -83,13 +83,13 @@ def test_a_ramp_rises_over_the_run():
     totals = []
     for fraction in (0.0, 0.5, 1.0):
         torch.manual_seed(0)
-        total, parts = loss(logits, embedding, target, fraction)
+        total, parts = loss(logits, target, embedding=embedding, fraction=fraction)
         totals.append(total.item())
     gain = 0.5 * parts["tree_triplet"].item()
     assert totals[1] - totals[0] == pytest.approx(gain / 2, rel=1e-3)
     assert totals[2] - totals[0] == pytest.approx(gain, rel=1e-3)
-    with pytest.raises(ValueError, match="the model gave none"):
-        loss(logits, None, target, 0.0)
+    with pytest.raises(ValueError, match="the model returned none"):
+        loss(logits, target, fraction=0.0)
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_a_ramp_rises_over_the_run():
         ({"terms": {"tree_rules": {"q": 0.5}}}, "expected a number of at least 1"),
         ({"terms": {"marginal_cross_entropy": {"level_weights": [1, 1]}}}, "expected 3 weights, one per level"),
         ({"terms": {"marginal_cross_entropy": {"level_weights": "1"}}}, "expected a list of weights"),
-        ({"terms": {"node_bce": 1, "level_cross_entropy": 1}}, "read the same logits in different ways"),
-        ({"terms": {"tree_triplet": 1}}, "reads the embedding only"),
+        ({"terms": {"node_bce": 1, "level_cross_entropy": 1}}, "interpret the same logits differently"),
+        ({"terms": {"tree_triplet": 1}}, "only reads the embedding"),
         ({"class_weights": "atuo"}, "Did you mean 'auto'"),
         ({"class_weights": [1, 2]}, "expected 11 weights, one per leaf, found 2"),
         ({"class_weights": [0] * 11}, "numbers above 0"),

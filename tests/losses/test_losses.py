@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seghiero_core import losses
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
-from seghiero_core.losses import LOSSES
+from seghiero_core.losses import LOSSES, combine, regions
 from support.trees import CAMVID, hierarchies, random_target, tree_configs
 
 SIZE = (2, 4, 6)
@@ -24,9 +25,7 @@ seeds = st.integers(0, 2**16)
 
 def call(name, x, target, hierarchy, **options):
     torch.manual_seed(7)  # tree_triplet draws its triplets
-    return LOSSES[name].load(name)(
-        x, target, hierarchy, ignore_index=IGNORE_INDEX, **{**SMALL.get(name, {}), **options}
-    )
+    return LOSSES[name].load(name)(x, target, hierarchy, **{**SMALL.get(name, {}), **options})
 
 
 def inputs(name, hierarchy, seed, dtype=torch.float32, scale=2.0):
@@ -127,7 +126,7 @@ def test_descent_lowers_the_loss(name):
 
 @pytest.mark.parametrize("name", [name for name, entry in LOSSES.items() if entry.class_weight])
 def test_class_weights_equal_repeated_pixels(name):
-    """A class that weighs 3 counts as if each of its pixels stood there three times."""
+    """A class that weighs 3 counts as if each of its pixels occurred three times."""
     hierarchy = Hierarchy.from_config(CAMVID)
     x, _ = inputs(name, hierarchy, 2, torch.float64)
     target = random_target(hierarchy, *SIZE, inner=False)
@@ -146,12 +145,20 @@ def test_class_weights_equal_repeated_pixels(name):
 def test_table_matches_the_function(name):
     parameters = inspect.signature(LOSSES[name].load(name)).parameters
     keywords = {key: p.default for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    assert keywords.pop("ignore_index") == 255
+    assert keywords.pop("ignore_index") == IGNORE_INDEX and keywords.pop("validate") is True
     assert ("class_weight" in keywords) == LOSSES[name].class_weight
     keywords.pop("class_weight", None)
     assert keywords == dict(LOSSES[name].options)
 
 
+def test_the_package_lists_every_loss():
+    assert set(LOSSES) | {"build_loss", "HierarchicalLoss"} <= set(losses.__all__) & set(dir(losses))
+    assert all(callable(getattr(losses, name)) for name in losses.__all__ if name in LOSSES)
+    assert losses.build_loss is combine.build_loss and losses.focal is regions.focal
+    with pytest.raises(AttributeError, match="no attribute 'dise'"):
+        losses.dise  # noqa: B018
+
+
 def test_listing_losses_imports_no_torch():
-    code = "import sys, seghiero_core.losses as l; l.check_loss_section({}); sys.exit('torch' in sys.modules)"
+    code = "import sys, seghiero_core.losses as l; l.check_loss_section({}); dir(l); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

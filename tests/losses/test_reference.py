@@ -42,7 +42,7 @@ def mean(values):
 
 
 def check(loss, expected, *arguments, **options):
-    value = loss(*arguments, ignore_index=IGNORE_INDEX, **options)
+    value = loss(*arguments, **options)
     assert value.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
@@ -65,14 +65,14 @@ def test_cross_entropies_of_levels(hierarchy, seed):
     weights = [2.0, *[1.0] * (len(hierarchy.levels) - 1)]
     for of_label in classes_of_levels(hierarchy):
         members = sorted({of_label[leaf] for leaf in leaves})
-        of_sums, of_level = [], []
+        sum_losses, level_losses = [], []
         for v, y in pixels(z, target):
             if (name := of_label[y]) is not None:
                 p = softmax(v[: len(leaves)])
-                of_sums.append(-math.log(sum(p[leaf] for leaf in leaves if of_label[leaf] == name)))
-                of_level.append(-math.log(softmax([v[m] for m in members])[members.index(name)]))
-        marginal.append(mean(of_sums))
-        level_wise.append(mean(of_level))
+                sum_losses.append(-math.log(sum(p[leaf] for leaf in leaves if of_label[leaf] == name)))
+                level_losses.append(-math.log(softmax([v[m] for m in members])[members.index(name)]))
+        marginal.append(mean(sum_losses))
+        level_wise.append(mean(level_losses))
     leaf_logits = z[:, : len(leaves)]
     check(losses.marginal_cross_entropy, mean(marginal), leaf_logits, target, hierarchy)
     check(losses.level_cross_entropy, mean(level_wise), z, target, hierarchy)
@@ -190,8 +190,8 @@ def test_region_mutual_information():
                         ps.append(p[b, c][box].reshape(cells).mean(axis=(1, 3)).ravel())
             joint = np.cov(np.stack(ys, 1), np.stack(ps, 1), bias=True)
             d, unit = radius**2, 5e-4 * np.eye(radius**2)
-            told = joint[:d, d:] @ np.linalg.inv(joint[d:, d:] + unit) @ joint[d:, :d]
-            gap = np.linalg.slogdet(joint[:d, :d] - told + unit)[1] - np.linalg.slogdet(unit)[1]
+            explained = joint[:d, d:] @ np.linalg.inv(joint[d:, d:] + unit) @ joint[d:, :d]
+            gap = np.linalg.slogdet(joint[:d, :d] - explained + unit)[1] - np.linalg.slogdet(unit)[1]
             expected.append(gap / (2 * d))
     loss = losses.region_mutual_information
     check(loss, np.mean(expected), z, target, hierarchy, pool=pool, radius=radius)
@@ -214,7 +214,7 @@ def test_tree_triplet_shrinks_the_target_and_knows_no_pair_of_parent_and_child()
     hierarchy = Hierarchy.from_config(CAMVID)
     labels = torch.tensor([[[hierarchy.index_of("structure"), hierarchy.index_of("pole")]]])
     embedding = torch.randn(1, 4, 1, 2)
-    assert losses.tree_triplet(embedding, labels, hierarchy, ignore_index=IGNORE_INDEX) == 0
+    assert losses.tree_triplet(embedding, labels, hierarchy) == 0
     poles_and_cars = torch.tensor([[[2, 2, 8, 8]]])
     torch.manual_seed(0)
     small = losses.tree_triplet(embedding.repeat(1, 1, 1, 2), poles_and_cars, hierarchy)
