@@ -1,20 +1,21 @@
 """From logits to a class at every level.
 
-Logits over the leaves (K channels) are a softmax over leaves, and a coarser class has the sum of its leaves. Logits
-over all nodes (N channels) mean what the losses made of them, which `scores` says:
+Logits over the leaves (K channels) are a softmax over leaves, and a coarser class has the sum of its leaves. What
+logits over all nodes (N channels) mean depends on the loss that they were trained with, which `scores` names:
 
 - "softmax": only the first K count, as above (leaf losses; the default).
 - "levels": one softmax per level, over the nodes of the level (level_cross_entropy).
-- "siblings": a softmax among siblings at every branch; a node has the product down its path
+- "siblings": a softmax among siblings at every branch; the score of a node is the product down its path
   (conditional_cross_entropy).
-- "sigmoid": every node its own yes or no (node_bce, tree_min, focal_tree_min, tree_rules).
+- "sigmoid": an independent sigmoid for every node (node_bce, tree_min, focal_tree_min, tree_rules).
 
-Either way each level gets scores in 0..1 for its classes; those of "softmax" and "siblings" add up over the tree.
-Everything here is plain tensor arithmetic without branches on data, so that it can be traced and exported.
+Each level gets scores in 0..1 for its classes; those of "softmax" and "siblings" are probabilities that add up over
+the tree. Everything here is tensor arithmetic without branches on data, so that it can be traced and exported.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -30,11 +31,11 @@ SCORES = ("softmax", "levels", "siblings", "sigmoid")
 
 
 class Decoded(NamedTuple):
-    """A class and its score for every pixel, one entry per level, finest first.
+    """The predicted class and its score for every pixel, one entry per level, finest first.
 
     Attributes:
-        ids: B,H,W int64 each, in the numbering of the level (`hierarchy.levels[l].nodes`); -1 where the prediction
-            backed off to a coarser level.
+        ids: B,H,W int64 each, class numbers of the level (positions in `hierarchy.levels[l].nodes`); -1 where the
+            prediction backed off to a coarser level.
         confidence: B,H,W float each, the score in 0..1 of the class at that level.
     """
 
@@ -50,23 +51,44 @@ def decode(
     *,
     scores: str = "softmax",
 ) -> Decoded:
-    """Decode logits B,K,H,W over leaves or B,N,H,W over nodes; `mode` is one of `decodings.MODES`, `scores`
-    one of SCORES.
+    """Decode logits into the class and its score at every level.
 
-    `best_path*` is the inference of Li et al. (CVPR 2022, eq. 6) with a choice of how a path adds up; a leaf that
-    stands for itself at several levels counts in each, so that paths are of one length. `expected_cost` is
-    Karthik et al., "No Cost Likelihood Manipulation at Test Time" (ICLR 2021). With `confidence` (a threshold in 0..1)
-    a prediction backs off along its path to the deepest node whose score reaches it; see `back_off`.
+    `best_path`, `best_path_sum` and `best_path_min` are the inference of Li et al., "Deep Hierarchical Semantic
+    Segmentation" (CVPR 2022, eq. 6) with three ways of adding up a path. A leaf that represents itself at several
+    levels counts in each, so that all paths have the same length. `expected_cost` is Karthik et al., "No Cost
+    Likelihood Manipulation at Test Time" (ICLR 2021).
 
-    Raises UsageError for an unknown mode, a threshold outside 0..1, a number of channels that is neither K nor N,
-    scores that need N channels where there are K, and `expected_cost` on sigmoid scores, which are no distribution
-    over leaves.
+    Args:
+        logits: B,K,H,W over leaves or B,N,H,W over nodes.
+        hierarchy: The class tree.
+        mode: One of `decode_modes.MODES`.
+        confidence: A threshold in 0..1: predictions back off along their path to the deepest node whose score reaches
+            it; see `back_off`. None: every pixel gets a class at every level.
+        scores: What the logits mean, one of `SCORES`. All but "softmax" need logits over nodes.
+
+    Returns:
+        Class numbers and scores per level.
+
+    Raises:
+        UsageError: When the mode or scores are unknown, the threshold isn't in 0..1, the number of channels is neither
+            K nor N, the scores need N channels and there are K, or `expected_cost` meets "sigmoid" scores, which are
+            not a distribution over leaves.
+
+    Example:
+        >>> hierarchy = Hierarchy.from_config(
+        ...     {"labels": ["sky", "car", "bus"], "tree": {"sky": None, "vehicle": ["car", "bus"]}}
+        ... )
+        >>> logits = torch.tensor([1.0, 0.8, 0.7]).view(1, 3, 1, 1)  # sky is the best leaf, but vehicle beats it above
+        >>> [level.item() for level in decode(logits, hierarchy).ids]
+        [0, 0]
+        >>> [level.item() for level in decode(logits, hierarchy, "top_down").ids]
+        [1, 1]
     """
     check_decoding(mode, confidence)
     if mode == "expected_cost" and scores == "sigmoid":
         raise UsageError(
-            "decoding 'expected_cost' needs a distribution over the leaves, and this model was trained with a loss of "
-            "independent sigmoid scores; choose another, for example 'best_path'."
+            "decoding 'expected_cost' needs a distribution over the leaves, but 'sigmoid' scores (of models trained "
+            "with losses such as tree_min) are independent. Choose another decoding, for example 'best_path'."
         )
     by_level = level_scores(logits, hierarchy, scores)
     if mode == "per_level":
@@ -76,43 +98,71 @@ def decode(
     else:
         leaf = _leaf_scores(by_level, hierarchy, mode).argmax(dim=1)
         ids = [leaf, *(table[leaf] for table in tree_tensors(hierarchy, logits.device).leaf_to_level[1:])]
-    picked = [score.gather(1, of_level[:, None])[:, 0] for score, of_level in zip(by_level, ids, strict=True)]
+    picked = [score.gather(1, level_ids[:, None])[:, 0] for score, level_ids in zip(by_level, ids, strict=True)]
     decoded = Decoded(tuple(ids), tuple(picked))
     return decoded if confidence is None else back_off(decoded, confidence)
 
 
 def back_off(decoded: Decoded, threshold: float) -> Decoded:
-    """Put -1 at every level finer than the deepest node of the prediction whose score is at least `threshold`.
+    """Back off to the deepest class of each prediction whose score reaches a threshold.
 
-    The levels above that node stay, whatever their own score; a pixel none of whose levels pass is -1 at all. Where
-    scores add up over the tree, `top_down` with a threshold above one half finds the one path that can pass at all.
+    Levels above that class are kept, whatever their own score. If no level reaches the threshold, all are -1. Where
+    scores add up over the tree and the threshold is above one half, at most one path can reach it, and `top_down`
+    finds it.
+
+    Args:
+        decoded: Predictions without a threshold.
+        threshold: In 0..1.
+
+    Returns:
+        The predictions with an id of -1 at levels finer than that class; scores are unchanged.
     """
     ids, passed = [], torch.zeros_like(decoded.ids[0], dtype=torch.bool)
-    for of_level, score in zip(*decoded, strict=True):
+    for level_ids, score in zip(decoded.ids, decoded.confidence, strict=True):
         passed = passed | (score >= threshold)
-        ids.append(of_level.where(passed, -1))
+        ids.append(level_ids.where(passed, -1))
     return Decoded(tuple(ids), decoded.confidence)
 
 
 def written_ids(decoded: Decoded, hierarchy: Hierarchy) -> tuple[Tensor, ...]:
-    """The ids as files hold them: `undecided_id` in place of -1."""
+    """Return the ids as files hold them, with `undecided_id` in place of -1.
+
+    Args:
+        decoded: Predictions.
+        hierarchy: The class tree.
+
+    Returns:
+        B,H,W int64 each, finest level first.
+    """
     return tuple(ids.where(ids >= 0, undecided_id(hierarchy)) for ids in decoded.ids)
 
 
 def level_scores(logits: Tensor, hierarchy: Hierarchy, scores: str = "softmax") -> list[Tensor]:
-    """Scores in 0..1 of the classes of every level, B,C,H,W each, finest first; see `decode` for what it raises."""
+    """Compute the scores of the classes of every level.
+
+    Args:
+        logits: B,K,H,W over leaves or B,N,H,W over nodes.
+        hierarchy: The class tree.
+        scores: What the logits mean, one of `SCORES`.
+
+    Returns:
+        B,C[l],H,W scores in 0..1 of each level, finest first.
+
+    Raises:
+        UsageError: When the scores are unknown or don't fit the number of channels; see `decode`.
+    """
     num_leaves, num_nodes, channels = len(hierarchy.leaves), len(hierarchy), logits.shape[1]
     if scores not in SCORES:
-        raise UsageError(f"there are no scores '{scores}'.{nearest(scores, SCORES)} Known: {', '.join(SCORES)}.")
+        raise UsageError(f"unknown scores '{scores}'.{nearest(scores, SCORES)} Known: {', '.join(SCORES)}.")
     if channels not in (num_leaves, num_nodes):
         raise UsageError(
-            f"the logits have {channels} channels; the tree has {num_leaves} leaves and {num_nodes} nodes, "
-            "so one of these two was expected."
+            f"the logits have {channels} channels; expected {num_leaves} or {num_nodes}, because the tree has "
+            f"{num_leaves} leaves and {num_nodes} nodes."
         )
     if scores != "softmax" and channels != num_nodes:
         raise UsageError(
-            f"'{scores}' scores need logits over all {num_nodes} nodes, and these are over the {num_leaves} leaves; "
-            "use 'softmax', or train with a loss over nodes."
+            f"'{scores}' scores need logits over all {num_nodes} nodes, and these are over the {num_leaves} leaves. "
+            "Use 'softmax', or train with a loss over nodes."
         )
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     if scores == "levels":
@@ -125,14 +175,14 @@ def level_scores(logits: Tensor, hierarchy: Hierarchy, scores: str = "softmax") 
 
 
 def _sum_leaves(leaf: Tensor, member: Tensor) -> Tensor:
-    """B,K,H,W probabilities of leaves to B,C,H,W of the classes above them; a product, as export likes it."""
+    """B,K,H,W probabilities of leaves to B,C,H,W of the classes above; a matrix product, which exports well."""
     with torch.autocast(leaf.device.type, enabled=False):
         summed = member.to(leaf.dtype) @ leaf.flatten(2)
     return summed.unflatten(2, leaf.shape[2:]).clamp(max=1)
 
 
 def _products(logits: Tensor, hierarchy: Hierarchy) -> Tensor:
-    """Probabilities of the leaves, the products of softmax among siblings down their paths."""
+    """B,K,H,W probabilities of the leaves: the products of the softmax among siblings down their paths."""
     column = {}
     for parent in np.unique(hierarchy.parents).tolist():
         children = hierarchy.children(parent)
@@ -143,27 +193,20 @@ def _products(logits: Tensor, hierarchy: Hierarchy) -> Tensor:
 
 
 def _leaf_scores(by_level: list[Tensor], hierarchy: Hierarchy, mode: str) -> Tensor:
-    """B,K,H,W: what the mode wants greatest among leaves."""
+    """B,K,H,W: for each leaf, the score of which the mode chooses the greatest."""
     if mode == "leaf":
         return by_level[0]
     if mode == "expected_cost":
         cost = tree_tensors(hierarchy, by_level[0].device).leaf_distance.to(by_level[0].dtype)
         with torch.autocast(cost.device.type, enabled=False):
             return -(cost @ by_level[0].flatten(2)).unflatten(2, by_level[0].shape[2:])
-    total = None
-    for score, table in zip(by_level, tree_tensors(hierarchy, by_level[0].device).leaf_to_level, strict=True):
-        along = score[:, table]
-        if total is None:
-            total = along
-        elif mode == "best_path_min":
-            total = torch.minimum(total, along)
-        else:
-            total = total + along if mode == "best_path_sum" else total * along
-    return total
+    combine = {"best_path": torch.mul, "best_path_sum": torch.add, "best_path_min": torch.minimum}[mode]
+    tables = tree_tensors(hierarchy, by_level[0].device).leaf_to_level
+    return functools.reduce(combine, (score[:, table] for score, table in zip(by_level, tables, strict=True)))
 
 
 def _top_down(by_level: list[Tensor], hierarchy: Hierarchy) -> list[Tensor]:
-    """Class numbers per level, finest first, each chosen among the classes under the one chosen above it."""
+    """B,H,W class numbers per level, finest first, each chosen among the children of the one above it."""
     above, ids = tree_tensors(hierarchy, by_level[0].device).parent_class, [by_level[-1].argmax(dim=1)]
     for level in range(len(by_level) - 2, -1, -1):
         under = above[level][:, None, None] == ids[0][:, None]

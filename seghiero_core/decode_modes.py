@@ -1,4 +1,4 @@
-"""What is known of decoding without torch: the modes, what may be asked for, and what files hold for no class."""
+"""The part of decoding that needs no torch: the modes, their options, and the id that files hold for no class."""
 
 from __future__ import annotations
 
@@ -21,26 +21,45 @@ MODES = {
 
 
 class Decoding(NamedTuple):
-    """How logits become classes: one of MODES, and the threshold to back off from, if any."""
+    """How logits become classes.
+
+    Attributes:
+        mode: One of `MODES`.
+        confidence: Predictions back off to a coarser class below this score, in 0..1. None: they don't.
+    """
 
     mode: str = "leaf"
     confidence: float | None = None
 
 
 def check_decoding(mode: str, confidence: float | None = None) -> None:
-    """Raise UsageError for a `mode` that is none of MODES, or a `confidence` that is no threshold in 0..1."""
+    """Check a mode and a threshold that a user gave.
+
+    Args:
+        mode: Should be one of `MODES`.
+        confidence: Should be in 0..1, or None.
+
+    Raises:
+        UsageError: When one of them is wrong.
+    """
     if mode not in MODES:
-        raise UsageError(f"there is no decoding '{mode}'.{nearest(mode, MODES)} Known: {', '.join(MODES)}.")
+        raise UsageError(f"unknown decoding '{mode}'.{nearest(mode, MODES)} Known: {', '.join(MODES)}.")
     if confidence is not None and not 0 <= confidence <= 1:  # written so that a NaN fails
-        raise UsageError(f"--confidence {confidence}: is no threshold; give a number from 0 to 1.")
+        raise UsageError(f"confidence {confidence}: must be a number from 0 to 1.")
 
 
 def undecided_id(hierarchy: Hierarchy) -> int:
-    """What written ids hold where a prediction backed off to a coarser level: the ignore value of the classes.
+    """Return the id that files hold where a prediction backed off to a coarser level.
 
-    Written ids are class numbers, in 8 bits where all levels have at most 255 classes, else in 16. Where the ignore
-    value is also a class number or doesn't fit, it is the greatest number that does: 255 or 65535.
+    Files hold class numbers, in 8 bits if every level has at most 255 classes and in 16 bits otherwise.
+
+    Args:
+        hierarchy: The class tree.
+
+    Returns:
+        The ignore value of the classes; or the largest number that fits (255 or 65535) if the ignore value doesn't fit
+        or is also a class number.
     """
     classes = max(len(level.nodes) for level in hierarchy.levels)
-    greatest = 255 if classes <= 255 else 65535
-    return hierarchy.ignore if classes <= hierarchy.ignore <= greatest else greatest
+    largest = 255 if classes <= 255 else 65535
+    return hierarchy.ignore if classes <= hierarchy.ignore <= largest else largest

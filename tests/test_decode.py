@@ -27,10 +27,10 @@ def softmax(z):
 def reference_scores(z, hierarchy, scores):
     """Per level, {node: score} of one pixel with logits z over nodes."""
     leaves = range(len(hierarchy.leaves))
-    path, of_label = paths(hierarchy), classes_of_levels(hierarchy)
+    path, nodes_by_level = paths(hierarchy), classes_of_levels(hierarchy)
     if scores in ("levels", "sigmoid"):
         found = []
-        for level in of_label:
+        for level in nodes_by_level:
             members = sorted({level[leaf] for leaf in leaves})
             values = softmax(z[members]) if scores == "levels" else 1 / (1 + np.exp(-z[members]))
             found.append(dict(zip(members, values, strict=True)))
@@ -47,23 +47,23 @@ def reference_scores(z, hierarchy, scores):
         p = [math.prod(share(node) for node in path[leaf]) for leaf in leaves]
     return [
         {name: sum(p[leaf] for leaf in leaves if level[leaf] == name) for name in {level[leaf] for leaf in leaves}}
-        for level in of_label
+        for level in nodes_by_level
     ]
 
 
 def reference_decode(by_level, hierarchy, mode):
     """The node of every level, finest first."""
-    leaves, of_label, path = range(len(hierarchy.leaves)), classes_of_levels(hierarchy), paths(hierarchy)
+    leaves, nodes_by_level, path = range(len(hierarchy.leaves)), classes_of_levels(hierarchy), paths(hierarchy)
     if mode == "per_level":
         return [max(sorted(scores), key=scores.get) for scores in by_level]
     if mode == "top_down":
         under, chosen = list(leaves), []
-        for scores, level in zip(reversed(by_level), reversed(of_label), strict=True):
+        for scores, level in zip(reversed(by_level), reversed(nodes_by_level), strict=True):
             best = max(sorted({level[leaf] for leaf in under}), key=scores.get)
             under = [leaf for leaf in under if level[leaf] == best]
             chosen.insert(0, best)
         return chosen
-    along = [[scores[level[leaf]] for scores, level in zip(by_level, of_label, strict=True)] for leaf in leaves]
+    along = [[scores[level[leaf]] for scores, level in zip(by_level, nodes_by_level, strict=True)] for leaf in leaves]
 
     def cost(guess):
         def edges(leaf):
@@ -80,7 +80,7 @@ def reference_decode(by_level, hierarchy, mode):
         "expected_cost": lambda leaf: -cost(leaf),
     }[mode]
     best = max(leaves, key=value)
-    return [level[best] for level in of_label]
+    return [level[best] for level in nodes_by_level]
 
 
 @pytest.mark.parametrize("scores", SCORES)
@@ -156,7 +156,7 @@ def test_half_precision_and_channels():
     ("channels", "options", "message"),
     [
         (11, {"mode": "leef"}, "Did you mean 'leaf'"),
-        (12, {}, "12 channels; the tree has 11 leaves and 16 nodes"),
+        (12, {}, "12 channels; expected 11 or 16, because the tree has 11 leaves and 16 nodes"),
         (11, {"scores": "sigmoid"}, "over all 16 nodes"),
         (16, {"scores": "sigmoids"}, "Did you mean 'sigmoid'"),
         (16, {"mode": "expected_cost", "scores": "sigmoid"}, "distribution over the leaves"),

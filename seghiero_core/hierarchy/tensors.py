@@ -1,4 +1,4 @@
-"""The tree as tensors on a device, for losses, decoding and metrics."""
+"""The class tree as index tensors on a device, for losses, decoding and metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tree_tensors(hierarchy: Hierarchy, device: torch.device) -> TreeTensors:
         device: Where the tensors live.
 
     Returns:
-        The tensors. While a graph is being traced they are built anew, because they then belong to that graph.
+        The tensors. While a graph is traced they are built again, because they then belong to that graph.
     """
     return TreeTensors(hierarchy, device) if torch.compiler.is_compiling() else _cached(hierarchy, device)
 
@@ -29,8 +29,13 @@ def tree_tensors(hierarchy: Hierarchy, device: torch.device) -> TreeTensors:
 class TreeTensors:
     """Index tensors of a hierarchy on one device, each built when it is first used.
 
-    N nodes, K leaves, D the depth of the tree, and L levels with C[l] classes. Where a dimension is N+1, the last
-    entry stands for ignored pixels, so that tables can be indexed by the output of `losses.reductions.labels`.
+    N is the number of nodes, K of leaves, D the depth of the tree, and C[l] the number of classes of each of L levels.
+    Where a dimension is N+1, the last entry is for ignored pixels, so that N can be used as the label of these.
+
+    Attributes:
+        hierarchy: The class tree.
+        device: Where the tensors live.
+        level_sizes: C[l] of each level, finest first.
     """
 
     def __init__(self, hierarchy: Hierarchy, device: torch.device) -> None:
@@ -55,7 +60,7 @@ class TreeTensors:
 
     @cached_property
     def members(self) -> tuple[Tensor, ...]:
-        """L-1 tensors (C[l],K) of float32 for the levels above the leaves: 1 where a leaf belongs to a class."""
+        """L-1 tensors (C[l],K) float32, for the levels above the leaves: 1 where a leaf belongs to a class."""
         return tuple(
             self._tensor(classes[None] == np.arange(size)[:, None], torch.float32)
             for classes, size in zip(self.hierarchy.leaf_to_level[1:], self.level_sizes[1:], strict=True)
@@ -68,17 +73,17 @@ class TreeTensors:
 
     @cached_property
     def labelled(self) -> Tensor:
-        """L,N+1 of bool: whether a label counts at a level."""
+        """L,N+1 bool: whether a label has a class at each level."""
         return self._tensor(np.pad(self.hierarchy.node_to_level, ((0, 0), (0, 1)), constant_values=-1) >= 0, torch.bool)
 
     @cached_property
     def class_of(self) -> Tensor:
-        """L,N+1: the class of a label at each level, 0 where it doesn't count."""
+        """L,N+1: the class of a label at each level; 0 where it has none."""
         return self._index(np.pad(self.hierarchy.node_to_level, ((0, 0), (0, 1))).clip(min=0))
 
     @cached_property
     def path(self) -> Tensor:
-        """D,N+1: the nodes from the root's child down to each label, which is repeated to the end."""
+        """D,N+1: the nodes from the child of the root down to each label; the label is repeated to the end."""
         depths = self.hierarchy.depths
         paths = [
             [*reversed((node, *self.hierarchy.ancestors(node)))] + [node] * int(depths.max() - depths[node])
@@ -88,24 +93,24 @@ class TreeTensors:
 
     @cached_property
     def depths(self) -> Tensor:
-        """N+1: 1 for the root's children, 0 for ignored pixels."""
+        """N+1: 1 for children of the root, 0 for ignored pixels."""
         return self._index(np.append(self.hierarchy.depths, 0))
 
     @cached_property
     def covers(self) -> Tensor:
-        """N,N of bool: `covers[a, b]` where a is b or one of its ancestors."""
+        """N,N bool: `covers[a, b]` is true when a is b or an ancestor of b."""
         return self._tensor(self.hierarchy.covers, torch.bool)
 
     @cached_property
     def below(self) -> Tensor:
-        """N+1,N of bool: `below[a, b]` where b is a descendant of a, not a itself."""
+        """N+1,N bool: `below[a, b]` is true when b is a descendant of a."""
         return self._tensor(
             np.pad(self.hierarchy.covers & ~np.eye(len(self.hierarchy), dtype=bool), ((0, 1), (0, 0))), torch.bool
         )
 
     @cached_property
     def distance(self) -> Tensor:
-        """N+1,N+1 of int16: edges between two nodes; the last row and column stand for the root."""
+        """N+1,N+1 int16: edges between two nodes; the last row and column are the root's."""
         to_root = self.hierarchy.depths
         return self._tensor(
             np.block([[self.hierarchy.distance, to_root[:, None]], [np.append(to_root, 0)[None]]]), torch.int16
@@ -113,13 +118,13 @@ class TreeTensors:
 
     @cached_property
     def leaf_distance(self) -> Tensor:
-        """K,K of float32: edges between two leaves."""
+        """K,K float32: edges between two leaves."""
         leaves = len(self.hierarchy.leaves)
         return self._tensor(self.hierarchy.distance[:leaves, :leaves], torch.float32)
 
     @cached_property
     def leaf_parent(self) -> Tensor:
-        """K: the parent of each leaf, the leaf itself where that is the root."""
+        """K: the parent of each leaf; the leaf itself where the parent is the root."""
         leaves = np.arange(len(self.hierarchy.leaves))
         parents = self.hierarchy.parents[leaves]
         return self._index(np.where(parents < 0, leaves, parents))
@@ -131,7 +136,7 @@ class TreeTensors:
 
     @cached_property
     def inner_by_depth(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        """The inner nodes at each depth below the first, and their parents; the deepest come first."""
+        """The inner nodes of each depth from 2, and their parents; deepest first."""
         parents, depths = self.hierarchy.parents, self.hierarchy.depths
         is_inner = np.arange(len(self.hierarchy)) >= len(self.hierarchy.leaves)
         by_depth = [np.flatnonzero((depths == depth) & is_inner) for depth in range(int(depths.max()) - 1, 1, -1)]
@@ -139,19 +144,19 @@ class TreeTensors:
 
     @cached_property
     def family(self) -> Tensor:
-        """N: a number that a node shares with its siblings, from 0 on."""
+        """N: the number of each node's family, that is of its siblings and itself."""
         return self._index(np.unique(self.hierarchy.parents, return_inverse=True)[1])
 
     @cached_property
     def family_sizes(self) -> Tensor:
-        """The number of siblings in each family."""
+        """The number of nodes in each family."""
         return self._index(np.unique(self.hierarchy.parents, return_counts=True)[1])
 
     def _index(self, values: ArrayLike) -> Tensor:
         return self._tensor(values, torch.int64)
 
     def _tensor(self, values: ArrayLike, dtype: torch.dtype) -> Tensor:
-        with torch.inference_mode(False):  # validation may be the first to ask, and training must be able to save them
+        with torch.inference_mode(False):  # if validation builds them first, autograd must still be able to save them
             return torch.tensor(np.asarray(values), dtype=dtype, device=self.device)
 
 

@@ -1,31 +1,39 @@
-"""The tree of classes: built once from the config, never changed, handed to losses, decoding and metrics.
+"""The class tree: built once from the config, immutable, and passed to losses, decoding and metrics.
 
-A node is a name of the tree. Nodes have one order everywhere, the order of channels: the leaves as their labels are
-ordered, then the inner nodes, finest level first. A level is a partition of the leaves: level 0 is the leaves
-themselves, the last level is the root's children. Levels align at the root, so a leaf that stands higher up than
-others stands for itself at every level finer than its own depth. The root is no node.
+A node is a name of the tree. Nodes have one order everywhere, the order of channels: the leaves in the order of their
+labels, then the inner nodes, finest level first. A level is a partition of the leaves: level 0 is the leaves
+themselves, and the last level is the root's children. Levels are aligned at the root, so a leaf that is closer to the
+root than others represents itself at every level finer than its own depth. The root is not a node.
 """
 
 from __future__ import annotations
 
 import colorsys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seghiero_core.errors import ConfigError, nearest
-from seghiero_core.hierarchy.presets import expand_preset
+from seghiero_core.errors import nearest, shorten
+from seghiero_core.hierarchy.section import ClassSection, read_classes, walk
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORE_INDEX = -1
-"""What stands for an ignored pixel after the loader. No node can have it, however many there are."""
+"""The target of ignored pixels. No node can have it, however many nodes there are."""
+_NOT_A_LABEL = -2
 
 
 @dataclass(frozen=True)
 class Level:
-    """One level of the tree: its classes, as node indices in the order in which it numbers them."""
+    """One level of the tree.
+
+    Attributes:
+        name: `leaf` for level 0, then `level1`, `level2`, ...
+        nodes: The node index of each class; the position in it is the class's number at this level.
+    """
 
     name: str
     nodes: tuple[int, ...]
@@ -33,21 +41,35 @@ class Level:
 
 @dataclass(frozen=True, eq=False)
 class Hierarchy:
-    """An immutable class tree. Arrays are numpy and read-only; N nodes, K leaves, L levels, levels finest first.
+    """An immutable class tree, built by `Hierarchy.from_config`.
+
+    Arrays are numpy and read-only. N is the number of nodes, K of leaves, L of levels.
 
     Attributes:
-        nodes: names in channel order; the first `len(leaves)` are the leaves.
-        leaves: names of the leaves, in label order.
-        levels: finest first.
-        parents: N, the parent's node index, -1 where the parent is the root.
-        depths: N, 1 for the root's children.
-        leaf_to_level: L,K, the class number (position in `levels[l].nodes`) of each leaf at each level.
-        node_to_level: L,N, the same for every node as a label; -1 at levels finer than an inner node.
-        covers: N,N of bool, `covers[a, b]` is true where a is b or an ancestor of b.
-        distance: N,N, the number of edges between two nodes (through the root where need be).
-        values: node index of each mask value that is a label.
+        nodes: N names in channel order; the first K are the leaves.
+        leaves: K names, in the order of their mask values.
+        levels: L levels, finest first.
+        parents: N int64, the node index of the parent; -1 for children of the root.
+        depths: N int64, 1 for children of the root.
+        leaf_to_level: L,K int64, the class number (position in `levels[l].nodes`) of each leaf at each level.
+        node_to_level: L,N int64, the same for every node; -1 at levels finer than an inner node.
+        covers: N,N bool, `covers[a, b]` is true when a is b or an ancestor of b.
+        distance: N,N int64, the number of edges between two nodes.
+        values: The node index of each mask value that is a label.
         colors: N,3 uint8 RGB.
-        ignore: the mask value of pixels that count nowhere.
+        ignore: The mask value of ignored pixels.
+        tree: Nested mappings from name to children; leaves have empty ones.
+
+    Example:
+        >>> hierarchy = Hierarchy.from_config(
+        ...     {"labels": ["sky", "car", "bus"], "tree": {"sky": None, "vehicle": ["car", "bus"]}}
+        ... )
+        >>> hierarchy.nodes
+        ('sky', 'car', 'bus', 'vehicle')
+        >>> [(level.name, hierarchy.level_names(i)) for i, level in enumerate(hierarchy.levels)]
+        [('leaf', ('sky', 'car', 'bus')), ('level1', ('sky', 'vehicle'))]
+        >>> hierarchy.to_target(np.array([[0, 2, 255]]))
+        array([[ 0,  2, -1]])
     """
 
     nodes: tuple[str, ...]
@@ -65,126 +87,134 @@ class Hierarchy:
     tree: Mapping[str, Any]
 
     @classmethod
-    def from_config(cls, classes: Any) -> Hierarchy:
-        """Build the tree from a `classes` section (a mapping, or an object with its keys as attributes).
+    def from_config(cls, config: Any) -> Hierarchy:
+        """Build the tree from a YAML file, a whole config or a `classes` section.
 
-        A mapping may name a `preset`. Raises UsageError where there is none of that name, and ConfigError with every
-        fault of the section: a label twice, missing from the tree or twice in it, a tree leaf that is no label, an
-        ignore value that is also a label's, a color that is no RGB triple.
+        All forms follow one rule: what has `classes` is a whole config, and anything else is the section itself.
+
+        Args:
+            config: A path (str or Path) to a YAML file of a whole config or of a `classes` section; or the content of
+                such a file as a mapping, or as an object with the same names as attributes, such as a loaded config.
+                The section has `labels` or `preset`, and may have `tree`, `ignore` and `colors`.
+
+        Returns:
+            The tree.
+
+        Raises:
+            UsageError: When `preset` is unknown.
+            ConfigError: When the file is missing or isn't YAML, when there are no classes, or when the section is
+                wrong: a label that is repeated or missing from the tree, a node that is repeated, a leaf of the tree
+                that is not a label, an ignore value that is also a label's. The message lists every fault.
         """
-        section = expand_preset(classes) if isinstance(classes, Mapping) else classes.model_dump()
-        labels = _labels_by_value(section["labels"])
-        ignore = section.get("ignore", 255)
-        tree = _nested(section["tree"]) if section.get("tree") else {name: {} for name in labels.values()}
-        faults = _faults(labels, ignore, tree)
-        colors = dict(section.get("colors") or {})
-        known = [*labels.values(), *(name for name, *_ in _walk(tree))]
-        for name, color in colors.items():
-            if name not in known:
-                faults.append(f"classes.colors: '{name}' is no class.{nearest(name, known)}")
-            elif len(color) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in color):
-                faults.append(f"classes.colors.{name}: expected three whole numbers from 0 to 255, found {color}.")
-        if faults:
-            raise ConfigError("\n".join(faults))
-        return _build(labels, ignore, tree, colors)
+        return _build(read_classes(config))
 
     def __len__(self) -> int:
         return len(self.nodes)
 
     def level_names(self, level: int) -> tuple[str, ...]:
-        """Names of the classes of a level, in its numbering."""
+        """Return the names of the classes of a level.
+
+        Args:
+            level: Position in `levels`; 0 is the leaves.
+
+        Returns:
+            Names in the order of the level's class numbers.
+        """
         return tuple(self.nodes[i] for i in self.levels[level].nodes)
 
     def index_of(self, name: str) -> int:
-        """Node index of a name."""
+        """Return the node index of a name.
+
+        Args:
+            name: The name of a node.
+
+        Returns:
+            Its position in `nodes`.
+
+        Raises:
+            ValueError: When there is no such node.
+        """
+        if name not in self.nodes:
+            raise ValueError(f"unknown node '{name}'.{nearest(name, self.nodes)}")
         return self.nodes.index(name)
 
     def children(self, node: int) -> tuple[int, ...]:
-        """Node indices of the children of `node`; -1 asks for the root's."""
+        """Return the children of a node.
+
+        Args:
+            node: A node index; -1 for the root.
+
+        Returns:
+            Node indices; none for a leaf.
+        """
         return tuple(int(i) for i in np.flatnonzero(self.parents == node))
 
     def ancestors(self, node: int) -> tuple[int, ...]:
-        """Node indices from the parent of `node` up to the root's child."""
+        """Return the nodes above a node.
+
+        Args:
+            node: A node index.
+
+        Returns:
+            Node indices from the parent up to the child of the root.
+        """
         path = []
         while (node := int(self.parents[node])) >= 0:
             path.append(node)
         return tuple(path)
 
     def label_table(self) -> np.ndarray:
-        """Lookup from mask value to node index, of length max value + 1.
+        """Return the lookup table from mask value to node index.
 
-        Holds IGNORE_INDEX at the ignore value and -2 at values that are no label.
+        Returns:
+            int64 of shape (V), where V is the largest mask value in use plus one. Holds IGNORE_INDEX at the ignore
+            value and -2 at values that are not labels.
         """
-        table = np.full(max(*self.values, self.ignore, 0) + 1, -2, dtype=np.int64)
+        table = np.full(max(*self.values, self.ignore, 0) + 1, _NOT_A_LABEL, dtype=np.int64)
         for value, node in self.values.items():
             table[value] = node
         table[self.ignore] = IGNORE_INDEX
         return table
 
+    def to_target(self, mask: np.ndarray | Tensor) -> np.ndarray | Tensor:
+        """Turn a mask of label values into the target that losses and metrics take.
 
-def _labels_by_value(labels: Sequence[str] | Mapping[int, str]) -> dict[int, str]:
-    pairs = labels.items() if isinstance(labels, Mapping) else enumerate(labels)
-    return dict(sorted((int(value), name) for value, name in pairs))
+        Args:
+            mask: H,W or B,H,W label values of any integer dtype.
 
+        Returns:
+            int64 node indices of the same shape, with IGNORE_INDEX where the mask has the ignore value: an array for
+            an array, a tensor on the same device for a tensor.
 
-def _nested(tree: Any) -> dict[str, Any]:
-    """The tree as nested dicts with {} at leaves. Lists may hold names and one-key mappings."""
-    if tree is None:
-        return {}
-    if isinstance(tree, str):
-        return {tree: {}}
-    if isinstance(tree, Mapping):
-        return {str(name): _nested(children) for name, children in tree.items()}
-    nested: dict[str, Any] = {}
-    for item in tree:
-        for name, children in _nested(item).items():
-            if name in nested:
-                raise ConfigError(f"classes.tree: '{name}' stands twice in one list.")
-            nested[name] = children
-    return nested
-
-
-def _walk(tree: Mapping[str, Any], parent: str | None = None, depth: int = 1):
-    """Every (name, parent, depth, children) of the tree, parents first, in the order in which it is written."""
-    for name, children in tree.items():
-        yield name, parent, depth, children
-        yield from _walk(children, name, depth + 1)
-
-
-def _faults(labels: Mapping[int, str], ignore: int, tree: Mapping[str, Any]) -> list[str]:
-    names = list(labels.values())
-    walked = [(name, children) for name, _, _, children in _walk(tree)]
-    in_tree = [name for name, _ in walked]
-    known_labels, known_names = set(names), set(in_tree)
-    faults = [f"classes.labels: '{name}' is given twice." for name in _twice(names)]
-    faults += [f"classes.tree: '{name}' stands twice in the tree." for name in _twice(in_tree)]
-    faults += [
-        f"classes.labels: '{name}' is missing from classes.tree.{nearest(name, in_tree)}"
-        for name in names
-        if name not in known_names
-    ]
-    faults += [
-        f"classes.tree: the leaf '{name}' is no label.{nearest(name, names)}"
-        for name, children in walked
-        if not children and name not in known_labels
-    ]
-    if ignore in labels:
-        faults.append(f"classes.ignore: {ignore} is also the mask value of '{labels[ignore]}'; choose another.")
-    return faults
+        Raises:
+            ValueError: When the mask has values that are not labels, or isn't of whole numbers.
+        """
+        if hasattr(mask, "new_tensor"):  # a tensor; torch is not imported here
+            return mask.long().new_tensor(self.to_target(mask.cpu().numpy()))
+        mask = np.asarray(mask)
+        if mask.dtype.kind not in "iu":
+            raise ValueError(f"expected a mask of integers, found {mask.dtype}; convert it, e.g. to uint8")
+        table = self.label_table()
+        if mask.size == 0 or (mask.min() >= 0 and mask.max() < len(table)):
+            target = table[mask]
+            if not (target == _NOT_A_LABEL).any():
+                return target
+        unknown = [value for value in np.unique(mask).tolist() if value not in self.values and value != self.ignore]
+        raise ValueError(
+            f"the mask has values that are not labels: {shorten(unknown, 10)}. Labels are "
+            f"{shorten(list(self.values), 20)}, and {self.ignore} is ignored. Fix the mask, or add the values to the "
+            "labels."
+        )
 
 
-def _twice(names: Sequence[str]) -> list[str]:
-    return sorted(name for name, count in Counter(names).items() if count > 1)
-
-
-def _build(labels: Mapping[int, str], ignore: int, tree: Mapping[str, Any], colors: Mapping[str, Any]) -> Hierarchy:
-    walked = list(_walk(tree))
+def _build(section: ClassSection) -> Hierarchy:
+    walked = list(walk(section.tree))
     depth_of = {name: depth for name, _, depth, _ in walked}
     inner = [name for name, _, _, children in walked if children]
     is_inner = set(inner)
-    leaves = [name for name in labels.values() if name not in is_inner]
+    leaves = [name for name in section.labels.values() if name not in is_inner]
     num_levels = max(depth_of.values())
-    # Stable sort: inner nodes finest level (greatest depth) first, within a level as the tree is written.
+    # The sort is stable: the finest level comes first, and nodes of one depth keep the order in the tree.
     nodes = leaves + sorted(inner, key=lambda name: -depth_of[name])
     index = {name: i for i, name in enumerate(nodes)}
 
@@ -197,22 +227,20 @@ def _build(labels: Mapping[int, str], ignore: int, tree: Mapping[str, Any], colo
         if parent is not None:
             covers[:, index[name]] |= covers[:, index[parent]]
 
-    as_float = covers.astype(np.float32)  # numpy multiplies whole numbers without BLAS, very slowly
-    common = (as_float.T @ as_float).astype(np.int64)  # ancestors-or-self shared by two nodes
+    as_float = covers.astype(np.float32)  # numpy multiplies integers without BLAS, which is very slow
+    common = (as_float.T @ as_float).astype(np.int64)  # ancestors that two nodes share, themselves included
     distance = depths[:, None] + depths[None, :] - 2 * common
 
-    levels, leaf_to_level, node_to_level = [], [], []
-    tree_order = [index[name] for name, *_ in walked]
+    levels, node_to_level = [], []
+    tree_order = np.array([index[name] for name, *_ in walked])
+    is_leaf = np.arange(len(nodes)) < len(leaves)
     for level in range(num_levels):
         depth = num_levels - level
-        is_class = (depths == depth) | ((depths < depth) & (np.arange(len(nodes)) < len(leaves)))
-        members = np.flatnonzero(is_class) if level == 0 else np.array([i for i in tree_order if is_class[i]])
-        number = np.full(len(nodes), -1, dtype=np.int64)
-        number[members] = np.arange(len(members))
-        of_node = (covers[members] * (np.arange(len(members)) + 1)[:, None]).sum(axis=0) - 1
-        levels.append(Level("leaf" if level == 0 else f"level{level}", tuple(int(i) for i in members)))
-        node_to_level.append(of_node)
-        leaf_to_level.append(of_node[: len(leaves)])
+        is_class = (depths == depth) | ((depths < depth) & is_leaf)
+        members = np.flatnonzero(is_class) if level == 0 else tree_order[is_class[tree_order]]
+        numbers = np.arange(len(members)) + 1
+        node_to_level.append((covers[members] * numbers[:, None]).sum(axis=0) - 1)
+        levels.append(Level("leaf" if level == 0 else f"level{level}", tuple(members.tolist())))
 
     return Hierarchy(
         nodes=tuple(nodes),
@@ -220,19 +248,19 @@ def _build(labels: Mapping[int, str], ignore: int, tree: Mapping[str, Any], colo
         levels=tuple(levels),
         parents=_frozen(parents),
         depths=_frozen(depths),
-        leaf_to_level=_frozen(np.stack(leaf_to_level)),
+        leaf_to_level=_frozen(np.stack(node_to_level)[:, : len(leaves)]),
         node_to_level=_frozen(np.stack(node_to_level)),
         covers=_frozen(covers),
         distance=_frozen(distance),
-        values={value: index[name] for value, name in labels.items()},
-        colors=_frozen(_palette(nodes, colors)),
-        ignore=ignore,
-        tree=tree,
+        values={value: index[name] for value, name in section.labels.items()},
+        colors=_frozen(_palette(nodes, section.colors)),
+        ignore=section.ignore,
+        tree=section.tree,
     )
 
 
 def _palette(nodes: list[str], given: Mapping[str, Any]) -> np.ndarray:
-    """N,3 uint8 RGB: the given color, or a hue by the golden angle, which keeps neighbours in the order apart."""
+    """N,3 uint8 RGB: the given color, or a hue by the golden angle, so that neighbors in the order differ."""
     palette = np.zeros((len(nodes), 3), dtype=np.uint8)
     for i, name in enumerate(nodes):
         hue, light = (i * 0.618034) % 1.0, (0.45, 0.65, 0.55)[i % 3]

@@ -1,13 +1,19 @@
-"""The class tree against a brute-force walk over nested dicts, and its faults."""
+"""The class tree against a brute-force walk over nested dicts, its faults, and targets from masks."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from seghiero_core.errors import ConfigError
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
-from support.trees import CAMVID
+from support.trees import CAMVID, hierarchies
 
 SHOES = {"labels": {3: "shoes", 7: "boots", 9: "hat", 2: "flats"}, "tree": {"shoes": ["flats", "boots"], "hat": None}}
 
@@ -90,12 +96,12 @@ def test_large_ragged_tree_is_quick_and_right():
     ("change", "message"),
     [
         ({"labels": [*CAMVID["labels"], "dog"]}, "'dog' is missing from classes.tree"),
-        ({"labels": [*CAMVID["labels"], "car"]}, "'car' is given twice"),
-        ({"tree": {**CAMVID["tree"], "extra": ["cra"]}}, "the leaf 'cra' is no label. Did you mean 'car'?"),
-        ({"tree": {**CAMVID["tree"], "extra": ["car"]}}, "'car' stands twice in the tree"),
-        ({"tree": {"static": ["sky", "sky"]}}, "'sky' stands twice"),
+        ({"labels": [*CAMVID["labels"], "car"]}, "'car' is listed twice"),
+        ({"tree": {**CAMVID["tree"], "extra": ["cra"]}}, "the leaf 'cra' is not a label. Did you mean 'car'?"),
+        ({"tree": {**CAMVID["tree"], "extra": ["car"]}}, "'car' is listed twice in the tree"),
+        ({"tree": {"static": ["sky", "sky"]}}, "'sky' is listed twice in one list"),
         ({"ignore": 3}, "3 is also the mask value of 'road'"),
-        ({"colors": {"roof": [1, 2, 3]}}, "'roof' is no class"),
+        ({"colors": {"roof": [1, 2, 3]}}, "'roof' is not a class"),
         ({"colors": {"road": [1, 2]}}, "expected three whole numbers"),
     ],
 )
@@ -109,4 +115,53 @@ def test_all_faults_come_together():
     with pytest.raises(ConfigError) as caught:
         Hierarchy.from_config({"labels": ["a", "b", "b"], "tree": {"x": ["a", "c"]}, "ignore": 0})
     text = str(caught.value)
-    assert all(part in text for part in ("'b' is given twice", "'c' is no label", "'b' is missing", "0 is also"))
+    assert all(part in text for part in ("'b' is listed twice", "'c' is not a label", "'b' is missing", "0 is also"))
+
+
+DTYPES = [np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32, np.uint64, np.int64]
+
+
+@settings(derandomize=True, max_examples=25, deadline=None)
+@given(hierarchy=hierarchies(), seed=st.integers(0, 2**16), dtype=st.sampled_from(DTYPES))
+def test_targets_equal_a_dictionary(hierarchy, seed, dtype):
+    node_of = {**hierarchy.values, hierarchy.ignore: IGNORE_INDEX}
+    values = [value for value in node_of if value <= np.iinfo(dtype).max]
+    if not values:
+        return
+    mask = np.random.default_rng(seed).choice(values, size=(2, 5, 7)).astype(dtype)
+    expected = [[[node_of[int(value)] for value in row] for row in image] for image in mask]
+    target = hierarchy.to_target(mask)
+    assert isinstance(target, np.ndarray) and target.dtype == np.int64
+    assert target.tolist() == expected
+    assert hierarchy.to_target(mask[0]).tolist() == expected[0]
+    from_tensor = hierarchy.to_target(torch.from_numpy(mask))
+    assert isinstance(from_tensor, torch.Tensor) and from_tensor.dtype == torch.int64
+    assert from_tensor.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "unknown"), [([3, 0, 1], "0, 1"), ([-1, 3, 255], "-1"), ([256, 300, 2**31 - 1], "256, 300, 2147483647")]
+)
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_values_that_are_not_labels_are_named(values, unknown, kind):
+    with pytest.raises(ValueError, match=rf"values that are not labels: {unknown}\. Labels are 2, 3, 7, 9, and 255 is"):
+        Hierarchy.from_config(SHOES).to_target(kind([values]))
+
+
+def test_an_empty_mask_is_an_empty_target():
+    assert Hierarchy.from_config(SHOES).to_target(np.zeros((0, 4, 4), dtype=np.uint8)).shape == (0, 4, 4)
+
+
+def test_a_mask_that_is_not_of_integers():
+    for mask in (np.zeros((2, 2)), torch.zeros(2, 2), np.zeros((2, 2), dtype=bool)):
+        with pytest.raises(ValueError, match="expected a mask of integers, found"):
+            Hierarchy.from_config(SHOES).to_target(mask)
+
+
+def test_targets_of_arrays_need_no_torch():
+    code = (
+        "import sys, numpy; from seghiero_core.hierarchy import Hierarchy;"
+        "assert Hierarchy.from_config({'preset': 'camvid'}).to_target(numpy.array([[3, 255]])).tolist() == [[3, -1]];"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

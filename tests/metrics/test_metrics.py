@@ -43,7 +43,7 @@ def test_levels_against_torchmetrics(hierarchy, seed):
     decoded = decode(logits, hierarchy, "per_level", scores="levels")
     halves = [(Decoded(*([x[i : i + 1] for x in part] for part in decoded)), target[i : i + 1]) for i in range(2)]
     result = counted(hierarchy, *halves).compute()
-    for level, of_level in enumerate(result["levels"]):
+    for level, measures in enumerate(result["levels"]):
         classes = len(hierarchy.levels[level].nodes)
         truth = torch.tensor(hierarchy.node_to_level[level].tolist())[target].where(target >= 0, -1)
         options = {"num_classes": max(classes, 2), "ignore_index": -1}
@@ -51,17 +51,17 @@ def test_levels_against_torchmetrics(hierarchy, seed):
         iou = multiclass_jaccard_index(ids, truth, average="none", **options)
         present = torch.zeros(max(classes, 2), dtype=torch.bool)
         present[torch.cat([ids[truth >= 0], truth[truth >= 0]]).unique()] = True
-        for entry, expected, there in zip(of_level["classes"], iou, present, strict=False):
+        for entry, expected, there in zip(measures["classes"], iou, present, strict=False):
             assert entry["iou"] == (pytest.approx(expected.item(), abs=1e-6) if there else None)
             assert entry["name"] in hierarchy.level_names(level)
-        assert of_level["miou"] == pytest.approx(iou[present].mean().item(), abs=1e-6)
+        assert measures["miou"] == pytest.approx(iou[present].mean().item(), abs=1e-6)
         accuracy = multiclass_accuracy(ids, truth, average="micro", **options)
-        assert of_level["pixel_accuracy"] == pytest.approx(accuracy.item(), abs=1e-6)
-        assert sum(entry["pixels"] for entry in of_level["classes"]) == (truth >= 0).sum()
+        assert measures["pixel_accuracy"] == pytest.approx(accuracy.item(), abs=1e-6)
+        assert sum(entry["pixels"] for entry in measures["classes"]) == (truth >= 0).sum()
         if classes > 1:
             scores = level_scores(logits, hierarchy, "levels")[level]
             ece = multiclass_calibration_error(scores, truth, n_bins=15, norm="l1", **options)
-            assert of_level["ece"] == pytest.approx(ece.item(), abs=1e-5)
+            assert measures["ece"] == pytest.approx(ece.item(), abs=1e-5)
     json.dumps(result)
 
 
@@ -70,7 +70,7 @@ def test_levels_against_torchmetrics(hierarchy, seed):
 def test_paths_against_counting(hierarchy, seed, threshold):
     logits, target = batch(hierarchy, seed)
     decoded = decode(logits, hierarchy, "per_level", threshold, scores="levels")
-    path, of_label = paths(hierarchy), classes_of_levels(hierarchy)
+    path, nodes_by_level = paths(hierarchy), classes_of_levels(hierarchy)
     valid = consistent = right = mistakes = distance = 0
     for y, *ids in zip(target.flatten().tolist(), *(i.flatten().tolist() for i in decoded.ids), strict=True):
         if y == IGNORE_INDEX:
@@ -80,12 +80,12 @@ def test_paths_against_counting(hierarchy, seed, threshold):
         deepest = next((g for g in guess if g is not None), None)
         above = {hierarchy.levels[-1].nodes.index(path[deepest][0])} if deepest is not None else {-1}
         agree = all(
-            finer is None or coarser == (of_label[level + 1][finer])
+            finer is None or coarser == (nodes_by_level[level + 1][finer])
             for level, (finer, coarser) in enumerate(zip(guess, guess[1:], strict=False))
         )
         assert not agree or ids[-1] in above
         consistent += agree
-        truth = [level[y] for level in of_label]
+        truth = [level[y] for level in nodes_by_level]
         right += all(t is None or t == g for t, g in zip(truth, guess, strict=True))
         judged = next((g for t, g in zip(truth, guess, strict=True) if t is not None and g is not None), None)
         road = [] if judged is None else path[judged]

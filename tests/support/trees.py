@@ -1,7 +1,8 @@
-"""Random trees, labels and logits for property tests, and what a tree says, worked out by walking its config."""
+"""Random trees and labels for property tests, and the facts of a tree, found by walking its config."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -32,6 +33,15 @@ CAMVID = {
         "moving": {"car": None, "human": ["pedestrian", "bicyclist"]},
     },
 }
+
+
+def hierarchies_agree(a: Hierarchy, b: Hierarchy) -> bool:
+    """Whether two trees are equal in everything but identity."""
+    plain = ("nodes", "levels", "values", "ignore", "tree")
+    arrays = ("parents", "leaf_to_level", "distance", "colors")
+    return all(getattr(a, name) == getattr(b, name) for name in plain) and all(
+        np.array_equal(getattr(a, name), getattr(b, name)) for name in arrays
+    )
 
 
 @st.composite
@@ -68,13 +78,13 @@ def hierarchies(**limits) -> st.SearchStrategy[Hierarchy]:
 
 
 def random_target(hierarchy: Hierarchy, *size: int, ignored: float = 0.2, inner: bool = True) -> Tensor:
-    """`size` of node indices, leaves and (with `inner`) inner nodes, some pixels IGNORE_INDEX."""
+    """Node indices of the shape `size`: leaves, with `inner` also inner nodes, and some IGNORE_INDEX."""
     target = torch.randint(0, len(hierarchy) if inner else len(hierarchy.leaves), size)
     return target.where(torch.rand(size) >= ignored, IGNORE_INDEX)
 
 
 def paths(hierarchy: Hierarchy) -> list[list[int]]:
-    """The node indices from the root's child down to each node, read off the nested config."""
+    """For each node, the node indices from the child of the root down to it, read off the nested config."""
     found: dict[str, list[str]] = {}
 
     def walk(tree, above: list[str]) -> None:
@@ -87,7 +97,7 @@ def paths(hierarchy: Hierarchy) -> list[list[int]]:
 
 
 def classes_of_levels(hierarchy: Hierarchy) -> list[list[int | None]]:
-    """Per level, finest first, the node that stands for each node as a label; None where the label is coarser."""
+    """For each level, finest first, the node that represents each label; None where the label is coarser."""
     path = paths(hierarchy)
     deepest = max(map(len, path))
     num_leaves = len(hierarchy.leaves)

@@ -1,4 +1,4 @@
-"""Class trees of public data sets: one YAML file each in `presets/`, with labels, tree, ignore, colors and source."""
+"""Class trees of public data sets: one YAML file each, with labels, tree, ignore value, colors and source."""
 
 from __future__ import annotations
 
@@ -11,30 +11,48 @@ import yaml
 
 from seghiero_core.errors import UsageError, nearest
 
-FOLDER = files("seghiero_core.hierarchy") / "presets"
+_FOLDER = files("seghiero_core.hierarchy") / "presets"
 
 
 def preset_names() -> list[str]:
-    """The names that `classes.preset` takes, sorted."""
-    return sorted(file.name.removesuffix(".yaml") for file in FOLDER.iterdir() if file.name.endswith(".yaml"))
+    """List the names that `classes.preset` takes.
+
+    Returns:
+        Sorted names.
+    """
+    return sorted(file.name.removesuffix(".yaml") for file in _FOLDER.iterdir() if file.name.endswith(".yaml"))
 
 
 @cache
 def read_preset(name: str) -> Mapping[str, Any]:
-    """The file of a preset: the keys of a `classes` section, and `source`. Shared between calls: don't change it.
+    """Read the file of a preset.
 
-    Raises UsageError for an unknown name.
+    Args:
+        name: One of `preset_names()`.
+
+    Returns:
+        The keys of a `classes` section, and `source`. Calls share it, so it must not be changed.
+
+    Raises:
+        UsageError: When the name is unknown.
     """
     names = preset_names()
     if name not in names:
-        raise UsageError(f"there is no preset '{name}'.{nearest(name, names)} Known: {', '.join(names)}.")
-    return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+        raise UsageError(f"unknown preset '{name}'.{nearest(name, names)} Known: {', '.join(names)}.")
+    return yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def expand_preset(section: Any) -> Any:
-    """A `classes` section with `preset` replaced by what the preset says; keys given beside it win, each as a whole.
+    """Replace the `preset` of a `classes` section by the keys that it stands for.
 
-    A section without `preset` (or that is no mapping) comes back as it is. Raises UsageError for an unknown name.
+    Args:
+        section: The section. Its other keys win over the preset's, each as a whole.
+
+    Returns:
+        The expanded section. One without `preset`, or anything that isn't a mapping, is returned as it is.
+
+    Raises:
+        UsageError: When the preset is unknown.
     """
     if not isinstance(section, Mapping) or section.get("preset") is None:
         return section

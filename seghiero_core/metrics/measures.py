@@ -1,0 +1,121 @@
+"""Measures from counts: plain values from the arrays of `Counts`, None where there is nothing to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from seghiero_core.metrics.counts import CONFIDENCE_UNIT, CURVE_BINS
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """Divide two counts.
+
+    Args:
+        part: How many of `whole`.
+        whole: How many there are.
+
+    Returns:
+        The fraction, or None if there are none.
+    """
+    return float(part) / float(whole) if whole else None
+
+
+def level_measures(
+    confusion: np.ndarray, calibration: np.ndarray, names: Sequence[str], background: str | None
+) -> dict[str, Any]:
+    """Compute the measures of a level.
+
+    Args:
+        confusion: C,C+1 pixels by true class and predicted class + 1.
+        calibration: 3,ECE_BINS pixels, right ones and summed confidence.
+        names: The names of the C classes.
+        background: The class that a second mean leaves out. None: no second mean.
+
+    Returns:
+        `miou`, `pixel_accuracy`, `ece`, `classes`, and with `background` also `miou_without_background`.
+    """
+    pixels, predicted, hits = confusion.sum(axis=1), confusion[:, 1:].sum(axis=0), confusion[:, 1:].diagonal()
+    ious = [ratio(hit, total) for hit, total in zip(hits, pixels + predicted - hits, strict=True)]
+    measures = {
+        "miou": _mean(ious),
+        "pixel_accuracy": ratio(hits.sum(), pixels.sum()),
+        "ece": _calibration_error(calibration),
+        "classes": [
+            {"name": name, "iou": iou, "pixels": int(count)}
+            for name, iou, count in zip(names, ious, pixels, strict=True)
+        ],
+    }
+    if background is not None:
+        kept = [iou for name, iou in zip(names, ious, strict=True) if name != background]
+        measures["miou_without_background"] = _mean(kept)
+    return measures
+
+
+def most_confused(confusion: np.ndarray, names: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """List the pairs of classes that are confused most.
+
+    Args:
+        confusion: C,C+1 pixels by true class and predicted class + 1.
+        names: The names of the C classes.
+        top: The length of the list at most.
+
+    Returns:
+        `truth`, `predicted`, `pixels`, and `share` of the true class's pixels; most pixels first.
+    """
+    wrong = confusion[:, 1:].copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:top]
+    pairs = [np.unravel_index(i, wrong.shape) for i in order]
+    return [
+        {
+            "truth": names[truth],
+            "predicted": names[predicted],
+            "pixels": int(wrong[truth, predicted]),
+            "share": float(wrong[truth, predicted] / confusion[truth].sum()),
+        }
+        for truth, predicted in pairs
+        if wrong[truth, predicted]
+    ]
+
+
+def threshold_curve(curve: np.ndarray) -> list[dict[str, float | None]]:
+    """Compute what each threshold on the confidence would do.
+
+    Args:
+        curve: L,2,2,CURVE_BINS pixels, as `Counts.add_curve` describes.
+
+    Returns:
+        One row per threshold; see `Metrics.back_off_curve`.
+    """
+    levels = len(curve)
+    reached = curve[..., ::-1].cumsum(axis=-1)[..., ::-1]  # pixels whose best score is at least the threshold
+    stops = reached[:, 0] - reached[:, 1]  # L,(wrong, right),CURVE_BINS pixels that stop at a level
+    total = curve[0, 0].sum()
+    covered, right = stops.sum(axis=(0, 1)), stops[:, 1].sum(axis=0)
+    depth = (stops.sum(axis=1) * (levels - np.arange(levels))[:, None]).sum(axis=0)
+    return [
+        {
+            "threshold": i / CURVE_BINS,
+            "coverage": ratio(covered[i], total),
+            "specificity": ratio(depth[i], covered[i] * levels),
+            "accuracy": ratio(right[i], covered[i]),
+        }
+        for i in range(CURVE_BINS)
+    ]
+
+
+def _calibration_error(calibration: np.ndarray) -> float | None:
+    """The expected calibration error: the mean over pixels of |accuracy - confidence| of their bin.
+
+    Guo et al., "On Calibration of Modern Neural Networks" (ICML 2017, eq. 3).
+    """
+    count, right, confidence = calibration
+    return ratio(np.abs(right - confidence / CONFIDENCE_UNIT).sum(), count.sum())
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return sum(present) / len(present) if present else None
