@@ -1,4 +1,4 @@
-"""What a run would take, from a few of its own steps; nothing is written."""
+"""What a run would take in memory and time, measured with a few of its own steps; nothing is written."""
 
 from __future__ import annotations
 
@@ -13,36 +13,48 @@ from seghiero_core.devices import is_out_of_memory, peak_memory_mib
 from seghiero_core.errors import UsageError
 from seghiero_core.evaluate import evaluate
 from seghiero_core.events import Notify, ignore_events
-from seghiero_core.training.batch_size import out_of_memory, static_mib, trial_step
+from seghiero_core.training.batch_size import out_of_memory_error, static_mib, trial_step
 from seghiero_core.training.freezing import set_training_mode
 from seghiero_core.training.run import Run, prepare
 from seghiero_core.training.run_folder import check_run_folder
+from seghiero_core.training.state import ResumePoint
 
 
 def dry_run(
     config: Config, *, resume: bool = False, force: bool = False, notify: Notify = ignore_events
 ) -> dict[str, Any]:
-    """Build everything that `train` would, run a step to warm up, one that is timed, and one of validation.
+    """Build everything that `train` would, then run a step to warm up, one that is timed, and one of validation.
 
-    Returns batch_size (per process), processes, device, precision, parameters, epochs, steps_per_epoch, memory_mib
-    (the parts that every step needs, and the peak), seconds_per_step (data included), seconds_per_epoch (validation
-    included, as often as it comes) and seconds. Raises what `train` would raise before and in its first step, but for a
-    run that is there already, which is a warning: nothing is written.
+    Args:
+        config: The config of the run.
+        resume: As for `train`.
+        force: As for `train`.
+        notify: Receives the events of `prepare`, and a warning where `train` would refuse the run folder.
+
+    Returns:
+        "device", "precision", "processes", "batch_size" (per process), "parameters", "memory_mib" (the parts of
+        `static_mib`, and "peak"), "epochs", "steps_per_epoch", "seconds_per_step" (data included), "seconds_per_epoch"
+        (validations included) and "seconds" of the whole run.
+
+    Raises:
+        SeghieroError: Whatever `train` would raise before and in its first step, except for the run folder.
     """
     try:
         check_run_folder(config.run_dir, resume=resume, force=force)
     except UsageError as error:
         notify({"event": "warning", "text": f"train would stop here: {error}"})
-    run = prepare(config, notify, resume=resume)
+    point = ResumePoint.find(config.run_dir) if resume else ResumePoint(config.run_dir)
+    run = prepare(point.config_to_resume(config), notify, load_weights=point.checkpoint is None)
     try:
-        return _measured(run)
+        return _measure(run)
     except RuntimeError as error:
-        if is_out_of_memory(error):
-            raise out_of_memory(run.config, run.accelerator.unwrap_model(run.model), run.accelerator.device) from error
-        raise
+        if not is_out_of_memory(error):
+            raise
+        model = run.accelerator.unwrap_model(run.model)
+        raise out_of_memory_error(run.config, model, run.accelerator.device) from error
 
 
-def _measured(run: Run) -> dict[str, Any]:
+def _measure(run: Run) -> dict[str, Any]:
     training, accelerator = run.config.training, run.accelerator
     set_training_mode(run.model, freeze_norm=training.freeze_norm)
     run.sampler.start_epoch(0)
@@ -62,7 +74,7 @@ def _measured(run: Run) -> dict[str, Any]:
     per_step = seconds * training.gradient_accumulation
 
     started = time.perf_counter()
-    batch = next(iter(batches(run.val_loader)), None)  # none where there are fewer images than processes
+    batch = next(iter(batches(run.val_loader)), None)  # None where there are fewer images than processes
     evaluate(
         run.evaluated_model(), [batch] if batch else [], run.hierarchy, accelerator=accelerator, scores=run.loss.scores
     )
@@ -73,7 +85,7 @@ def _measured(run: Run) -> dict[str, Any]:
     model = accelerator.unwrap_model(run.model)
     return {
         "device": str(accelerator.device),
-        "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
+        "precision": run.precision,
         "processes": accelerator.num_processes,
         "batch_size": training.batch_size,
         "parameters": sum(p.numel() for p in model.parameters()),

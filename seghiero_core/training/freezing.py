@@ -1,4 +1,4 @@
-"""Which parts of a network learn, and how fast its backbone's stages do."""
+"""Which parts of a network learn, and the stages that the parameters of a backbone belong to."""
 
 from __future__ import annotations
 
@@ -6,16 +6,24 @@ import torch
 from torch import nn
 
 STAGES = 4
+"""Stages of every backbone."""
 
 
 def backbone_stages(backbone: nn.Module) -> dict[str, int]:
-    """The stage (1 to 4) of every parameter of a backbone, by name: the first of C1..C4 that depends on it.
+    """Find the stage of every parameter of a backbone: the first of C1 to C4 that depends on it.
 
-    Found from the graph of a forward pass, so it holds for any backbone that keeps the contract, however its modules
-    are named. The stem belongs to stage 1; a parameter that no map depends on counts as stage 4.
+    The stages are read off the graph of a forward pass, so this works for any backbone that keeps the contract,
+    whatever its modules are called. The stem belongs to stage 1; a parameter that no feature map depends on
+    counts as stage 4.
+
+    Args:
+        backbone: A module that maps B,3,H,W to [C1, C2, C3, C4]. It is left as it was.
+
+    Returns:
+        The stage, 1 to 4, by parameter name.
     """
     training = {module: module.training for module in backbone.modules()}
-    asked = {parameter: parameter.requires_grad for parameter in backbone.parameters()}
+    requires_grad = {parameter: parameter.requires_grad for parameter in backbone.parameters()}
     backbone.eval().requires_grad_(True)
     names, parameters = zip(*backbone.named_parameters(), strict=True)
     stages = dict.fromkeys(names, STAGES)
@@ -24,15 +32,20 @@ def backbone_stages(backbone: nn.Module) -> dict[str, int]:
         for stage in range(STAGES, 0, -1):
             gradients = torch.autograd.grad(maps[stage - 1].sum(), parameters, retain_graph=True, allow_unused=True)
             stages |= {name: stage for name, g in zip(names, gradients, strict=True) if g is not None}
-    for module, was in training.items():
-        module.training = was
-    for parameter, was in asked.items():
-        parameter.requires_grad_(was)
+    for module, value in training.items():
+        module.training = value
+    for parameter, value in requires_grad.items():
+        parameter.requires_grad_(value)
     return stages
 
 
 def freeze(model: nn.Module, how: int | str) -> None:
-    """Let `model.backbone` (`how` is "backbone") or its first `how` stages learn nothing."""
+    """Freeze the backbone of a model, or its first stages.
+
+    Args:
+        model: A model with a `backbone`.
+        how: "backbone", or the number of stages, 0 to 4.
+    """
     if how == "backbone":
         model.backbone.requires_grad_(False)
     elif how:
@@ -42,9 +55,13 @@ def freeze(model: nn.Module, how: int | str) -> None:
 
 
 def set_training_mode(model: nn.Module, *, freeze_norm: bool) -> None:
-    """`model.train()`, but a module whose parameters are all frozen stays in eval mode, and so keeps its statistics.
+    """Put a model into training mode, except for modules whose parameters are all frozen.
 
-    With `freeze_norm` every BatchNorm normalises by its running statistics and leaves them; its weight and bias learn.
+    Those stay in eval mode, so a frozen BatchNorm keeps its running mean and variance.
+
+    Args:
+        model: The model.
+        freeze_norm: Keep every BatchNorm in eval mode; its weight and bias still learn.
     """
     model.train()
     for module in model.modules():

@@ -1,11 +1,11 @@
-"""Ctrl-C and SIGTERM as a request that the loop answers at the end of its step."""
+"""Ctrl-C and SIGTERM as a request that the training loop answers at the end of a step."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType
-from typing import NoReturn
 
 from seghiero_core.errors import SeghieroError
 
@@ -17,31 +17,35 @@ class Interrupted(SeghieroError):
 
 
 class StopSignal:
-    """As a context: the first SIGINT or SIGTERM sets `requested`, the second ends the process at once.
+    """Context manager in which the first SIGINT or SIGTERM sets `requested` and the second ends the process at once.
 
-    At once means by the system's own action, which doesn't wait for a kernel or a hung collective to come back;
-    a shell sees exit code 130 (or 143).
+    Under torchrun the second is ignored: a cluster signals every process, and torchrun passes its own signal on, so
+    each process gets two. torchrun kills a process that has not stopped in time (by default 30 s).
+
+    "At once" is the operating system's default action, which does not wait for a kernel or a hung collective to
+    return; a shell sees exit code 130 (or 143). Outside the main thread, where Python allows no signal handlers,
+    signals are left as they are.
+
+    Attributes:
+        requested: Whether a signal has come.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._before: dict[int, object] = {}
+        self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+        if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._request)
+                self._previous[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def _request(self, _: int, frame: FrameType | None) -> None:
         self.requested = True
-        for number in self._before:
-            signal.signal(number, signal.SIG_DFL)
-
-    def leave(self, message: str) -> NoReturn:
-        """Raise what ends the run with exit code 130."""
-        raise Interrupted(message)
+        next_action = signal.SIG_IGN if "TORCHELASTIC_RUN_ID" in os.environ else signal.SIG_DFL
+        for number in self._previous:
+            signal.signal(number, next_action)

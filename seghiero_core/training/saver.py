@@ -1,85 +1,113 @@
-"""When a run's state is written: at intervals, where it is asked for, and when the run fails between two steps."""
+"""When a run's state is written: at intervals, on request, and when the run fails between two steps."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
 from seghiero_core.data.loaders import WORKER_DIED, is_dead_worker
 from seghiero_core.devices import is_lost_peer, is_out_of_memory
 from seghiero_core.errors import CheckpointError, DataError, DeviceError, SeghieroError
-from seghiero_core.training.batch_size import out_of_memory
+from seghiero_core.training.batch_size import out_of_memory_error
+from seghiero_core.training.progress import TrainingProgress
 from seghiero_core.training.run import Run
 from seghiero_core.training.state import save_run
 
-SECONDS = {"s": 1, "m": 60, "h": 3600}
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 class Saver:
-    """Writes the checkpoints of a run; `progress` is the loop's own, kept up to date by it after every step."""
+    """Writes the checkpoints of a run.
 
-    def __init__(self, run: Run, folder: Path, progress: dict[str, Any]) -> None:
+    Args:
+        run: The run.
+        folder: The run folder.
+        progress: The loop's own, which it updates after every step.
+    """
+
+    def __init__(self, run: Run, folder: Path, progress: TrainingProgress) -> None:
         self.run, self.folder, self.progress = run, folder, progress
-        self.saved_step, self.saved_at = progress["step"], time.monotonic()
+        self._saved_step, self._saved_at = progress.step, time.monotonic()
 
-    def due(self, step: int) -> bool:
-        """Whether `training.save_every` asks for a checkpoint after `step`, if the epoch's end doesn't write one."""
-        every = self.run.config.training.save_every
+    def due(self) -> bool:
+        """Check whether `training.save_every` asks for a checkpoint now.
+
+        Returns:
+            True where it does; False where a validation follows, after which one is written anyway.
+        """
+        every, step = self.run.config.training.save_every, self.progress.step
         if every is None or self.run.validates_after(step):
             return False
         if isinstance(every, int):
             return step % every == 0
-        return time.monotonic() - self.saved_at >= int(every[:-1]) * SECONDS[every[-1]]
+        return time.monotonic() - self._saved_at >= int(every[:-1]) * _SECONDS[every[-1]]
 
-    def save(self, metrics: dict[str, Any] | None = None, *, best: bool = False) -> None:
-        """Write a checkpoint; every process must call it."""
-        place = {"step": self.progress["step"], "epoch": self.progress["epoch"]}
-        save_run(self.run, self.folder, self.progress, {**place, **(metrics or {})}, best=best)
-        self.saved_step, self.saved_at = self.progress["step"], time.monotonic()
+    def save(self, metrics: Mapping[str, Any] | None = None, *, best: bool = False) -> None:
+        """Write a checkpoint and wait until all processes have come here; every process must call it.
+
+        Args:
+            metrics: The measures of a validation, for `metrics.json`.
+            best: Whether they are the best so far.
+        """
+        save_run(self.run, self.folder, self.progress, {**self._place(), **(metrics or {})}, best=best)
+        self._saved_step, self._saved_at = self.progress.step, time.monotonic()
         self.run.accelerator.wait_for_everyone()
 
     @contextlib.contextmanager
     def rescue(self, passes: Sized) -> Iterator[None]:
-        """As a context: an error leaves it as its message, and what was learnt since the last checkpoint is saved.
+        """Save the steps since the last checkpoint when the block fails, and name the cause in the error.
 
-        The state is that of a whole step only while `passes`, the forward passes of the step at work, is empty; in
-        the middle of a step the last checkpoint is what remains.
+        Args:
+            passes: The forward passes of the current step. Only while there are none is the state that of a whole step;
+                in the middle of a step the last checkpoint is what remains.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            DataError: When a file of the data is missing or damaged.
+            DeviceError: When memory ran out, a worker or another process died, or the run folder is gone.
         """
         try:
             yield
         except (DataError, DeviceError, OSError, RuntimeError) as error:
-            vanished = isinstance(error, OSError) and not self.folder.exists()
-            told = self._told(error, vanished)
-            if told is None:
+            folder_is_gone = isinstance(error, OSError) and not self.folder.exists()
+            explained = self._explain(error, folder_is_gone=folder_is_gone)
+            if explained is None:
                 raise
             saved = ""
-            if not passes and self._may_save(error) and (vanished or self.progress["step"] > self.saved_step):
+            has_news = folder_is_gone or self.progress.step > self._saved_step
+            if not passes and has_news and self._can_save_alone(error):
                 with contextlib.suppress(OSError, CheckpointError):
                     self.folder.mkdir(parents=True, exist_ok=True)
                     (self.folder / "config.yaml").write_text(self.run.config.to_yaml())
-                    save_run(self.run, self.folder, self.progress, dict(self.progress), best=False)
-                    saved = f" Step {self.progress['step']} was saved in {self.folder}; go on with --resume."
-            raise type(told)(f"{told}{saved}") from error
+                    save_run(self.run, self.folder, self.progress, self._place(), best=False)
+                    saved = f" Step {self.progress.step} was saved in {self.folder}; continue with --resume."
+            raise type(explained)(f"{explained}{saved}") from error
 
-    def _told(self, error: Exception, vanished: bool) -> SeghieroError | None:
-        """The error as the user should read it; None for one that is told well, or that is a fault of the program."""
-        if vanished:
-            return DeviceError(f"{self.folder} was deleted or moved while the run wrote to it.")
+    def _place(self) -> dict[str, int]:
+        return {"step": self.progress.step, "epoch": self.progress.epoch}
+
+    def _explain(self, error: Exception, *, folder_is_gone: bool) -> SeghieroError | None:
+        """Return the error that the user is to see, or None for one that is to be raised unchanged."""
+        if folder_is_gone:
+            return DeviceError(f"{self.folder} was deleted or moved during the run.")
         if isinstance(error, DataError | DeviceError):
             return error
         if is_out_of_memory(error):
             run = self.run
-            return out_of_memory(run.config, run.accelerator.unwrap_model(run.model), run.accelerator.device)
+            return out_of_memory_error(run.config, run.accelerator.unwrap_model(run.model), run.accelerator.device)
         if is_dead_worker(error):
             return DeviceError(WORKER_DIED.format(str(error).splitlines()[0]))
         if is_lost_peer(error):
-            return DeviceError("another process of the run has ended; its own message says why. Go on with --resume.")
+            return DeviceError("another process of the run has ended; see its own message. Continue with --resume.")
         return None
 
-    def _may_save(self, error: Exception) -> bool:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return self.run.accelerator.is_main_process and not self.run.is_sharded and not full
+    def _can_save_alone(self, error: Exception) -> bool:
+        """Check whether this process can save without the others, on a disk that isn't full."""
+        disk_is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return self.run.accelerator.is_main_process and not self.run.is_sharded and not disk_is_full

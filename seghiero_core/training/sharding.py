@@ -1,7 +1,7 @@
-"""The whole state of a model and its AdamW that FSDP holds in shards, out of them and back.
+"""Gather the state of a model and its AdamW that FSDP divides into shards, and load it into shards again.
 
-By torch.distributed.checkpoint's state dict functions, which know how each tensor lies; what is written is the same
-as without FSDP, so that a run can go on with another number of processes, or with one.
+The functions of torch.distributed.checkpoint know how each tensor is sharded. What is written is the same as without
+FSDP, so a run can be continued by another number of processes, or by one.
 """
 
 from __future__ import annotations
@@ -23,9 +23,14 @@ Tensors = dict[str, torch.Tensor]
 
 
 def gather_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Tensors, Tensors]:
-    """The model's tensors, and the optimizer's by `parameter name/key`: whole, on the CPU, in the main process.
+    """Gather the whole state in the main process, on the CPU; every process must call it.
 
-    Every process must call it; the others get nothing.
+    Args:
+        model: The sharded model.
+        optimizer: Its optimizer.
+
+    Returns:
+        The model's tensors by name, and the optimizer's by `parameter name/key`. Both are empty in other processes.
     """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     tensors, state = get_state_dict(model, optimizer, options=options)
@@ -34,14 +39,28 @@ def gather_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Te
 
 
 def gather_model(model: nn.Module) -> Tensors:
-    """The model's tensors, whole, in every process; every process must call it."""
+    """Gather the whole model in every process; every process must call it.
+
+    Args:
+        model: The sharded model.
+
+    Returns:
+        Its tensors by name.
+    """
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
 
 
 def scatter_state(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], state: Tensors
 ) -> None:
-    """Put what `gather_state` gave back into shards. Every process must call it, with the whole state."""
+    """Load what `gather_state` returned into shards; every process must call it, with the whole state.
+
+    Args:
+        model: The sharded model.
+        optimizer: Its optimizer.
+        tensors: The model's tensors by name.
+        state: The optimizer's by `parameter name/key`.
+    """
     options = StateDictOptions(full_state_dict=True)
     set_model_state_dict(model, dict(tensors), options=options)
     groups = get_optimizer_state_dict(model, optimizer, options=options)["param_groups"]

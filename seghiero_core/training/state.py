@@ -1,138 +1,225 @@
-"""The whole state of a run, out of it into a checkpoint and back, bit for bit."""
+"""The whole state of a run: into a checkpoint, and out of it again, bit for bit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from seghiero_core.checkpoint import newest_whole_checkpoint, repair_run, save_checkpoint
+from seghiero_core.checkpoint import Checkpoint, newest_intact_checkpoint, repair_run, save_checkpoint
 from seghiero_core.config.schema import Config
-from seghiero_core.errors import CheckpointError, ConfigError
+from seghiero_core.errors import CheckpointError, ConfigError, UsageError
 from seghiero_core.events import Notify
-from seghiero_core.training.run import Run
+from seghiero_core.training.progress import TrainingProgress
+from seghiero_core.training.run import Run, config_with_batch_size
 from seghiero_core.training.sharding import gather_state, scatter_state
 
 
-def resume_run(run: Run, folder: Path, progress: dict[str, Any], notify: Notify) -> dict[str, Any]:
-    """Put the newest whole checkpoint's state into `run` and return its progress, or `progress` if there is none."""
-    checkpoint, damaged = newest_whole_checkpoint(folder)
-    for message in damaged.values():
+@dataclass(frozen=True)
+class ResumePoint:
+    """The checkpoint that a run continues from. Its hashes are verified once, when `find` reads it.
+
+    `ResumePoint(folder)` is that of a run that starts from scratch.
+
+    Attributes:
+        folder: The run folder.
+        checkpoint: The newest intact checkpoint; None where there is none.
+        damaged: Newer checkpoint folders that are damaged, each with what is wrong with it.
+        seen: Names of all checkpoint folders at that time.
+    """
+
+    folder: Path
+    checkpoint: Checkpoint | None = None
+    damaged: Mapping[Path, str] = field(default_factory=dict)
+    seen: Sequence[str] = ()
+
+    @classmethod
+    def find(cls, folder: Path) -> ResumePoint:
+        """Read and verify the newest intact checkpoint of a run.
+
+        Args:
+            folder: The run folder; it need not exist.
+
+        Returns:
+            The checkpoint, if there is one, and what was passed over.
+
+        Raises:
+            CheckpointError: When all checkpoints are damaged, or the newest can't be used here.
+        """
+        seen = _checkpoint_names(folder)
+        checkpoint, damaged = newest_intact_checkpoint(folder)
+        if checkpoint is None and damaged:
+            raise CheckpointError(f"{folder}: all of its checkpoints are damaged; start over with --force.")
+        return cls(folder, checkpoint, damaged, seen)
+
+    def config_to_resume(self, config: Config) -> Config:
+        """Replace `batch_size: auto` by the size that the run began with; another would lose the place in the epoch.
+
+        Args:
+            config: The config that the run is to continue with.
+
+        Returns:
+            The config, unchanged where there is no checkpoint or the batch size is a number.
+        """
+        if self.checkpoint is None or config.training.batch_size != "auto":
+            return config
+        return config_with_batch_size(config, self.checkpoint.config.training.batch_size)
+
+    def check_unchanged(self) -> None:
+        """Check, with the run folder locked, that no other process has written a checkpoint since `find`.
+
+        Raises:
+            UsageError: When one has.
+        """
+        if _checkpoint_names(self.folder) != self.seen:
+            raise UsageError(f"{self.folder} was written to by another process just now; run the command again.")
+
+
+def resume_run(run: Run, point: ResumePoint, notify: Notify) -> TrainingProgress | None:
+    """Load the state of a checkpoint into a run, and repair what a kill left in its folder.
+
+    Args:
+        run: The run, newly prepared.
+        point: What to resume from.
+        notify: Receives a warning for each damaged checkpoint, for each changed value, and where there is no
+            checkpoint.
+
+    Returns:
+        The progress of the run, or None where there is no checkpoint and training starts from scratch.
+
+    Raises:
+        ConfigError: When the config has another model, other classes or another number of images per step or epoch.
+        CheckpointError: When the checkpoint holds no training state.
+    """
+    folder, checkpoint = point.folder, point.checkpoint
+    for message in point.damaged.values():
         notify({"event": "warning", "text": f"{message} The one before it is used."})
-    if checkpoint is None and damaged:
-        raise CheckpointError(f"{folder}: none of its checkpoints is whole; start again with --force.")
     if checkpoint is None:
-        notify({"event": "warning", "text": f"{folder} holds no checkpoint to resume; the run starts afresh."})
-        return progress
-    changed = _differences(checkpoint.config, run.config, ("classes", "backbone", "head", "loss"))
-    if changed:
-        raise ConfigError(f"{folder} was trained with another model or classes; it can't be resumed:\n" + changed)
+        notify({"event": "warning", "text": f"{folder} holds no checkpoint to resume; training starts from scratch."})
+        return None
+    if changed := _differences(checkpoint.config, run.config, ("classes", "backbone", "head", "loss")):
+        raise ConfigError(f"{folder} can't be resumed: it was trained with another model or other classes:\n{changed}")
     tensors, saved = checkpoint.training_state()
-    for what in ("images_per_step", "steps_per_epoch"):
-        if saved[what] != progress[what]:
+    progress = TrainingProgress.from_json(saved)
+    for name in ("images_per_step", "steps_per_epoch"):
+        before, now = getattr(progress, name), getattr(run, name)
+        if before != now:
             raise ConfigError(
-                f"{folder}: the run has {saved[what]} {what.replace('_', ' ')}, this config {progress[what]}, so that "
-                "its place would be lost. Keep training.batch_size x gradient_accumulation x the number of processes, "
-                "and the training images, as they were."
+                f"{folder}: the run has {before} {name.replace('_', ' ')}, this config has {now}, so the place in the "
+                "epoch would be lost. Keep the training images and the product of training.batch_size, "
+                "gradient_accumulation and the number of processes."
             )
     if changed := _differences(checkpoint.config, run.config, ("dataset", "transform", "training")):
-        notify({"event": "warning", "text": f"{folder} goes on with other values than it had:\n{changed}"})
+        notify({"event": "warning", "text": f"{folder} is resumed with other values:\n{changed}"})
+    _load_state(run, checkpoint, tensors, saved)
+    if (folder / "best").resolve() in point.damaged:
+        progress.best = None
+    if run.accelerator.is_main_process:
+        is_best = progress.best_step == progress.step
+        repair_run(folder, checkpoint.folder, list(point.damaged), best=is_best)
+    return progress
+
+
+def save_run(run: Run, folder: Path, progress: TrainingProgress, metrics: Mapping[str, Any], *, best: bool) -> None:
+    """Write a checkpoint from the main process, without waiting for it in the others.
+
+    Args:
+        run: The run; with FSDP every process must call this.
+        folder: The run folder.
+        progress: The progress of the run.
+        metrics: Plain values for the `metrics.json` of the checkpoint.
+        best: Whether the link `best` is to point at it.
+    """
+    if run.is_sharded:
+        weights, state = gather_state(run.model, run.optimizer.optimizer)
+    if not run.accelerator.is_main_process:
+        return
+    model = run.accelerator.unwrap_model(run.model)
+    if not run.is_sharded:
+        weights, state = run.evaluated_model().state_dict(), _optimizer_tensors(run, model)
+    tensors = {f"optimizer.{name}": value for name, value in state.items()}
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if run.accelerator.device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    saved = progress.to_json()
+    if run.accelerator.scaler:
+        saved["scaler"] = run.accelerator.scaler.state_dict()
+    if run.average:
+        tensors |= {f"model.{name}": value for name, value in model.state_dict().items()}
+        saved["average_updates"] = run.average.updates
+    save_checkpoint(
+        folder,
+        progress.step,
+        config=run.config,
+        metrics=metrics,
+        model=weights,
+        training=tensors,
+        progress=saved,
+        best=best,
+    )
+
+
+def _checkpoint_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+
+
+def _load_state(
+    run: Run, checkpoint: Checkpoint, tensors: Mapping[str, torch.Tensor], saved: Mapping[str, Any]
+) -> None:
+    """Load weights, averaged weights, optimizer, random generators and gradient scaler."""
     model = run.accelerator.unwrap_model(run.model)
     if run.is_sharded:
-        state = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
+        state = _with_prefix(tensors, "optimizer.")
         scatter_state(run.model, run.optimizer.optimizer, checkpoint.model_tensors(), state)
-    elif run.average:
-        run.average.model.load_state_dict(checkpoint.model_tensors())
-        run.average.updates = saved["average_updates"]
-        model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     else:
-        model.load_state_dict(checkpoint.model_tensors())
-    if not run.is_sharded:
-        _load_optimizer(run, model, tensors)
+        if run.average:
+            run.average.model.load_state_dict(checkpoint.model_tensors())
+            run.average.updates = saved["average_updates"]
+            model.load_state_dict(_with_prefix(tensors, "model."))
+        else:
+            model.load_state_dict(checkpoint.model_tensors())
+        _load_optimizer(run, model, _with_prefix(tensors, "optimizer."))
     torch.set_rng_state(tensors["rng.cpu"])
     if torch.cuda.is_available() and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])
     if run.accelerator.scaler and "scaler" in saved:
         run.accelerator.scaler.load_state_dict(saved["scaler"])
-    progress = {key: saved.get(key, value) for key, value in progress.items()}
-    if (folder / "best").resolve() in damaged:
-        progress["best"] = None
-    if run.accelerator.is_main_process:
-        is_best = progress["best_step"] == progress["step"]
-        repair_run(folder, checkpoint.folder, list(damaged), best=is_best)
-    return progress
 
 
-def batch_size_of_run(config: Config) -> Config:
-    """`config` with the batch size that its run began with, where it says "auto": another would lose the place."""
-    if config.training.batch_size != "auto":
-        return config
-    checkpoint, _ = newest_whole_checkpoint(config.run_dir)
-    if checkpoint is None:
-        return config
-    found = {"batch_size": checkpoint.config.training.batch_size}
-    return config.model_copy(update={"training": config.training.model_copy(update=found)})
-
-
-def save_run(run: Run, folder: Path, progress: dict[str, Any], metrics: dict[str, Any], *, best: bool) -> None:
-    """Write a checkpoint from the main process; nothing waits for it here. With FSDP every process must call it."""
-    if run.is_sharded:
-        weights, state = gather_state(run.model, run.optimizer.optimizer)
-    if run.accelerator.is_main_process:
-        model = run.accelerator.unwrap_model(run.model)
-        if not run.is_sharded:
-            weights, state = run.evaluated_model().state_dict(), _optimizer_tensors(run, model)
-        tensors = {f"optimizer.{name}": value for name, value in state.items()}
-        tensors["rng.cpu"] = torch.get_rng_state()
-        if run.accelerator.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state()
-        saved = dict(progress)
-        if run.accelerator.scaler:
-            saved["scaler"] = run.accelerator.scaler.state_dict()
-        if run.average:
-            tensors |= {f"model.{name}": value for name, value in model.state_dict().items()}
-            saved["average_updates"] = run.average.updates
-        save_checkpoint(
-            folder,
-            progress["step"],
-            config=run.config,
-            metrics=metrics,
-            model=weights,
-            training=tensors,
-            progress=saved,
-            best=best,
-        )
+def _with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names start with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _optimizer_tensors(run: Run, model: nn.Module) -> dict[str, torch.Tensor]:
-    """AdamW's state by `parameter name/key`, which doesn't depend on the order of groups."""
+    """Return AdamW's state by `parameter name/key`, which doesn't depend on the order of its groups."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     state = run.optimizer.state
     return {f"{names[p]}/{key}": value for p, values in state.items() for key, value in values.items()}
 
 
-def _load_optimizer(run: Run, model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+def _load_optimizer(run: Run, model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Load what `_optimizer_tensors` returned."""
     parameters = dict(model.named_parameters())
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            parameter, _, key = name.removeprefix("optimizer.").rpartition("/")
-            of = parameters[parameter]
-            # AdamW's fused kernel walks through memory: its moments must lie as the weights do (channels-last).
-            value = value.to(of.device) if key == "step" else torch.empty_like(of).copy_(value)
-            run.optimizer.state[of][key] = value
+    for name, value in state.items():
+        parameter_name, _, key = name.rpartition("/")
+        parameter = parameters[parameter_name]
+        # AdamW's fused kernel walks through memory, so its moments need the layout of the weights (channels-last).
+        value = value.to(parameter.device) if key == "step" else torch.empty_like(parameter).copy_(value)
+        run.optimizer.state[parameter][key] = value
 
 
 def _differences(old: Config, new: Config, sections: Sequence[str]) -> str:
-    """One line per key of the sections in which two configs differ."""
+    """Return a line for each key of the sections in which two configs differ."""
+    before, after = old.model_dump(), new.model_dump()
     lines = []
     for section in sections:
-        before, after = (
-            {"": v} if not isinstance(v, dict) else v for v in (old.model_dump()[section], new.model_dump()[section])
-        )
-        for key in sorted({*before, *after}):
-            if before.get(key) != after.get(key) and key not in ("pretrained", "gradient_checkpointing"):
-                lines.append(f"  {section}.{key}: {before.get(key)!r} in the run, {after.get(key)!r} now")
+        for key in sorted({*before[section], *after[section]}):
+            was, now = before[section].get(key), after[section].get(key)
+            if was != now and key not in ("pretrained", "gradient_checkpointing"):
+                lines.append(f"  {section}.{key}: {was!r} in the run, {now!r} now")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Experiment trackers, through accelerate's own interface; each is an extra of this package."""
+"""Experiment trackers, through the interface of accelerate. Each needs an extra of this package."""
 
 from __future__ import annotations
 
@@ -13,23 +13,40 @@ from seghiero_core.errors import UsageError
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise UsageError for a tracker whose package isn't installed; its module has the tracker's name."""
+    """Check that the packages of trackers are installed; each package has the name of its tracker.
+
+    Args:
+        names: The trackers of the config.
+
+    Raises:
+        UsageError: When one is missing.
+    """
     for name in names:
         if find_spec(name) is None:
             raise UsageError(
-                f"training.trackers: {name} isn't installed here; `pip install 'seghiero[{name}]'` brings it."
+                f"training.trackers: {name} isn't installed; install it with `pip install 'seghiero[{name}]'`."
             )
 
 
 def start_trackers(accelerator: Accelerator, config: Config) -> None:
-    """Start every tracker of the config with the whole config, one value per key. Only the main process tracks."""
+    """Start the trackers of a config and log the whole config, one value per key. Only the main process logs.
+
+    Args:
+        accelerator: The one that was created with these trackers.
+        config: The config of the run.
+    """
     name = config.output.name
     named = {"wandb": {"name": name}, "mlflow": {"run_name": name}, "trackio": {"name": name}}
     accelerator.init_trackers("seghiero", _flat(config.model_dump(mode="json")), named)
 
 
 def track(accelerator: Accelerator, record: dict[str, Any]) -> None:
-    """Give the numbers of a step's or a validation's record to the trackers."""
+    """Log the numbers of a record.
+
+    Args:
+        accelerator: The one whose trackers were started.
+        record: A "step" or "validation" event.
+    """
     if not accelerator.trackers:
         return
     if record["event"] == "step":
@@ -44,6 +61,7 @@ def track(accelerator: Accelerator, record: dict[str, Any]) -> None:
 
 
 def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Flatten nested sections to keys such as "training.lr"."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):

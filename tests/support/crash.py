@@ -1,7 +1,7 @@
-"""Train a run to its end while killing it: `python tests/crash.py CFG KILLS SEED`, a JSON document on stdout.
+"""Train a run to its end while killing it again and again: `python tests/support/crash.py CFG KILLS SEED`.
 
-Each attempt is a fork of this process (so it starts in a moment), killed with SIGKILL after a random time. After every
-kill the run folder must be readable. A run that ends before KILLS kills is begun again.
+Each attempt is a fork of this process (so it starts quickly), killed with SIGKILL after a random time. After every kill
+the run folder must be readable. A run that ends before KILLS kills is started over. Prints a JSON document.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from seghiero_core.checkpoint import newest_whole_checkpoint, read_checkpoint
+from seghiero_core.checkpoint import newest_intact_checkpoint, read_checkpoint
 from seghiero_core.config.loading import load_config
 from seghiero_core.training.loop import train
 
 
 def attempt(config, seconds: float) -> int:
-    """Exit status of a resumed training in a process of its own that is killed after `seconds`."""
+    """Resume training in a process of its own, kill it after `seconds`, and return its exit status."""
     child = os.fork()
     if not child:
         try:
@@ -67,7 +67,7 @@ def main() -> None:
             sys.exit(f"an attempt ended with status {status}")
         else:
             report["kills"] += 1
-            checkpoint, damaged = newest_whole_checkpoint(folder)
+            checkpoint, damaged = newest_intact_checkpoint(folder)
             if damaged:
                 sys.exit(f"damaged after a kill: {damaged}")
             for name in ("last", "best"):

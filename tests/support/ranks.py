@@ -1,4 +1,4 @@
-"""`seghiero train` for torchrun: `torchrun --nproc-per-node 2 tests/ranks.py CFG [KEY=VALUE...]`."""
+"""`seghiero train` as a script: `torchrun --nproc-per-node 2 tests/support/ranks.py CFG [KEY=VALUE...]`."""
 
 from __future__ import annotations
 

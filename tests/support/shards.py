@@ -1,4 +1,4 @@
-"""For torchrun: a network sharded by FSDP over the processes, out of its shards, into another's, and on with both."""
+"""For torchrun: gather a network that FSDP shards over the processes, load it into another, and train both on."""
 
 from __future__ import annotations
 

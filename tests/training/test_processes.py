@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seghiero_core.checkpoint import newest_whole_checkpoint, read_checkpoint
+from seghiero_core.checkpoint import newest_intact_checkpoint, read_checkpoint
 from seghiero_core.config.loading import load_config
 from seghiero_core.devices import check_processes
 from seghiero_core.errors import DeviceError
@@ -94,22 +94,22 @@ def test_a_dying_rank_ends_all_with_its_own_message(small):
     (small.parent / "train/images/3.png").unlink()  # only one of the two comes to it first
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "3.png is no longer there" in err
+    assert "3.png no longer exists" in err
     own = err.partition("torch/distributed")[0]  # what follows is torchrun's own report
     assert "another process of the run has ended" in err or "Traceback" not in own, err
-    checkpoint, damaged = newest_whole_checkpoint(small.parent / "runs/small")
+    checkpoint, damaged = newest_intact_checkpoint(small.parent / "runs/small")
     assert not damaged
     assert checkpoint.model_tensors()
 
 
 def test_another_number_of_processes_than_asked_for_is_an_error(small, monkeypatch):
-    with pytest.raises(DeviceError, match="training.processes: 2 .* a run of 1.*torchrun --nproc-per-node 2"):
+    with pytest.raises(DeviceError, match="training.processes: expected 2 .* has 1.*torchrun --nproc-per-node 2"):
         train(load_config(small, ["training.processes=2"]))
     assert not (small.parent / "runs").exists()
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # what `accelerate launch --cpu --num_processes 2` leaves
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(DeviceError, match="several processes and started 1.*torchrun"):
+    with pytest.raises(DeviceError, match="several processes but started 1.*torchrun"):
         check_processes(1, None)
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(DeviceError, match="asked for 4 processes"):

@@ -1,0 +1,46 @@
+"""Runs that tests train, stop, start in a process of their own, and compare."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import torch
+from safetensors.torch import load_file
+
+from support.processes import ENVIRONMENT
+
+
+def weights(run):
+    return load_file(run / "last/model.safetensors")
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+class StopAt:
+    """A `notify` that asks the run to stop, as Ctrl-C would, after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, event):
+        if event["event"] == "step" and event["step"] == self.step:
+            import signal
+
+            signal.raise_signal(signal.SIGINT)
+
+
+def start(small, *options):
+    words = [sys.executable, "-m", "seghiero_cli", "train", small]
+    for option in ("training.epochs=10000", *options):
+        words += ["--set", option]
+    process = subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    records = small.parent / "runs/small/metrics.jsonl"
+    while not records.exists() and process.poll() is None:
+        time.sleep(0.05)
+    return process

@@ -1,0 +1,36 @@
+"""Trackers get what metrics.jsonl gets, and a missing one is named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from seghiero_core.config.loading import load_config
+from seghiero_core.errors import UsageError
+from seghiero_core.training import trackers
+from seghiero_core.training.loop import train
+
+
+def test_a_tracker_that_is_missing_names_its_extra(small, monkeypatch):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"wandb isn't installed; install it with `pip install 'seghiero\[wandb\]'`"):
+        train(load_config(small, ["training.trackers=[wandb]"]))
+    with pytest.raises(UsageError, match="training.trackers"):
+        load_config(small, ["training.trackers=[abacus]"])
+
+
+@pytest.mark.filterwarnings("default")  # TensorBoard's own imports warn
+def test_tensorboard_gets_what_metrics_jsonl_has(small):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = load_config(small, ["training.trackers=[tensorboard]"])
+    train(config)
+    records = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
+    steps = [record for record in records if record["event"] == "step"]
+    events = EventAccumulator(str(config.run_dir / "seghiero")).Reload()
+    found = [(scalar.step, scalar.value) for scalar in events.Scalars("train/loss")]
+    assert found == [(record["step"], pytest.approx(record["loss"])) for record in steps]
+    last = [record for record in records if record["event"] == "validation"][-1]
+    assert events.Scalars("val/mean_miou")[-1].value == pytest.approx(last["metrics"]["mean_miou"])
