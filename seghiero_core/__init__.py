@@ -1,4 +1,4 @@
-"""Hierarchical semantic segmentation: the tree, the networks, the losses, the training loop and the measures."""
+"""Hierarchical semantic segmentation: class trees, networks, losses, training and metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ __all__ = ["Hierarchy", "Metrics", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `import seghiero_core` alone costs no import of torch."""
+    """Import a public name when it is first used, so that `import seghiero_core` alone doesn't import torch."""
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'seghiero_core' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Writing files that appear complete or not at all, and hashing them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,24 @@ from seghiero_core.errors import UsageError
 
 
 def temporary_name(path: Path, ending: str = "") -> Path:
-    """Return a hidden name beside `path`, for what is to be renamed to `path` once it is whole."""
+    """Return a hidden name in the same folder, for content that is renamed to `path` once it is complete.
+
+    Args:
+        path: The final path.
+        ending: Appended to the name, to tell several temporary files apart.
+
+    Returns:
+        A name that contains this process's id.
+    """
     return path.with_name(f".{path.name}.{os.getpid()}{ending}")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write a file or folder under a temporary name that replaces `path` when the block ends without an error.
+    """Write a file or folder under a temporary name that replaces `path` if the `with` block raises no error.
 
     Args:
-        path: The file, or a folder that doesn't exist yet. Its parent folder is made if needed.
+        path: A file, or a folder that doesn't exist yet. Its parent folder is created if needed.
 
     Yields:
         The temporary path to write to.
@@ -39,26 +47,80 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def replace_link(link: Path, folder: Path) -> None:
+    """Point a link at a folder atomically: a temporary link is renamed over the old one.
+
+    Args:
+        link: The link, which need not exist yet.
+        folder: A folder below the link's parent; the link is relative.
+    """
+    temporary = temporary_name(link)
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder.relative_to(link.parent), target_is_directory=True)
+    temporary.replace(link)
+    sync(link.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder. It is hidden first, so that a process killed midway leaves no partial folder.
+
+    Args:
+        folder: The folder; nothing happens if it doesn't exist.
+    """
+    if folder.exists() and not folder.name.startswith("."):
+        folder = folder.rename(temporary_name(folder, ".gone"))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk.
+
+    Args:
+        path: The file or folder.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's content.
+
+    Args:
+        path: The file.
+
+    Returns:
+        64 hexadecimal digits.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_new_files(files: Mapping[Path, str], *, force: bool = False) -> None:
-    """Write each text to its path, making folders as needed. With `force`, existing files are replaced.
+    """Write several text files, all of them or none. Folders are created as needed.
 
-    Raises UsageError where a file exists (without `force`) or a file stands where a folder is needed, OSError where the
-    disk is full or a folder can't be written; in each case everything is as it was.
+    Args:
+        files: The text of each file.
+        force: Replace existing files.
+
+    Raises:
+        UsageError: When a file exists and `force` is not set, or a file is where a folder is needed, or the reverse.
+        OSError: When the disk is full or a folder isn't writable. As with UsageError, nothing has changed.
     """
     for path in files:
+        if path.is_dir():
+            raise UsageError(f"can't write {path}: it is a folder.")
         blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
-        if blocking or path.is_dir():
-            raise UsageError(f"{path} can't be written: {blocking or path} is a {'file' if blocking else 'folder'}.")
-    there = [str(path) for path in files if path.exists() or path.is_symlink()]
-    if there and not force:
-        verb = "exists" if len(there) == 1 else "exist"
-        raise UsageError(f"{', '.join(there)} {verb} already, so nothing was written; choose another name, or --force.")
+        if blocking:
+            raise UsageError(f"can't write {path}: {blocking} is a file.")
+    existing = [str(path) for path in files if path.exists() or path.is_symlink()]
+    if existing and not force:
+        verb = "exists" if len(existing) == 1 else "exist"
+        raise UsageError(
+            f"{', '.join(existing)} already {verb}, nothing was written; choose another name or pass --force."
+        )
     replaced = []
     with ExitStack() as undo:
         for path in files:
@@ -71,7 +133,7 @@ def write_new_files(files: Mapping[Path, str], *, force: bool = False) -> None:
             with staged.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
-                os.fsync(file.fileno())  # a full disk may show only here
+                os.fsync(file.fileno())  # a full disk may be reported only here
         for path in files:
             if path.exists() or path.is_symlink():
                 old = temporary_name(path, ".old")

@@ -1,23 +1,22 @@
-"""Checkpoint folders: written beside, synced, hashed and renamed; read without running code or using the network.
+"""Checkpoint folders: written completely or not at all, verified on reading, read without running code from them.
 
-A run folder holds `checkpoints/step-00000500/` and the links `last` and `best` into it. A checkpoint holds
-`model.safetensors` (the weights to use: the averaged ones where the run keeps an average), `config.yaml`,
-`metrics.json`, `training.safetensors` and `training.json` (what training needs to go on), and `manifest.json` with
-the SHA-256 of the others and the plugins that its backbone and head came from. No plugin is loaded because a
-checkpoint names it.
+A run folder contains `checkpoints/step-00000500/` and the links `last` and `best`. A checkpoint contains
+`model.safetensors` (the weights to use: the EMA weights if the run keeps them), `config.yaml`, `metrics.json`,
+`training.safetensors` and `training.json` (the training state, to resume from), and `manifest.json` with the SHA-256
+of the other files and a record of the plugins the model came from. Reading a checkpoint loads no plugin and never uses
+the network.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seghiero_core.atomic import file_sha256, temporary_name
+from seghiero_core.atomic import file_sha256, remove_folder, replace_link, sync, temporary_name
 from seghiero_core.config.loading import parse_config
 from seghiero_core.config.schema import Config
 from seghiero_core.config.yaml_reader import read_yaml_file
@@ -32,14 +31,18 @@ FORMAT = 1
 
 
 class DamagedCheckpoint(CheckpointError):
-    """A checkpoint of which a part is missing, unreadable or not what was written."""
+    """A file of a checkpoint is missing, unreadable or changed."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole, verified checkpoint folder; tensors are read when asked for.
+    """A verified checkpoint folder; its tensors are read on demand.
 
-    `changes` has a sentence for each plugin whose source is no longer what it was when the checkpoint was written.
+    Attributes:
+        folder: The absolute path.
+        config: The run's config.
+        metrics: The metrics of its validation.
+        changes: A sentence for each plugin whose source files have changed since the checkpoint was written.
     """
 
     folder: Path
@@ -48,13 +51,28 @@ class Checkpoint:
     changes: tuple[str, ...] = ()
 
     def model_tensors(self) -> dict[str, torch.Tensor]:
-        """The model's state dict, on the CPU."""
+        """Read the weights.
+
+        Returns:
+            The model's state dict, on the CPU.
+
+        Raises:
+            DamagedCheckpoint: When the file can't be read.
+        """
         return _tensors(self.folder / "model.safetensors")
 
     def training_state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The tensors and the plain values that training goes on from. Raises CheckpointError where there are none."""
+        """Read the state to resume training from.
+
+        Returns:
+            The tensors, on the CPU, and the plain values, both by name.
+
+        Raises:
+            CheckpointError: When the checkpoint contains weights only.
+            DamagedCheckpoint: When a file can't be read.
+        """
         if not (self.folder / "training.json").exists():
-            raise CheckpointError(f"{self.folder} holds weights only; training can't be resumed from it.")
+            raise CheckpointError(f"{self.folder} contains weights only; training can't resume from it.")
         return _tensors(self.folder / "training.safetensors"), _json(self.folder / "training.json")
 
 
@@ -69,25 +87,44 @@ def save_checkpoint(
     progress: Mapping[str, Any],
     best: bool,
 ) -> Path:
-    """Write the checkpoint of `step` and point `last`, and with `best` also `best`, at it.
+    """Write a checkpoint, point the link `last` at it, and delete older ones.
 
-    Of the older ones the one before stays, in case this one is damaged later; others without a link go. A folder that
-    a link points at is never replaced: a second checkpoint of one step gets the name of the first with -2.
+    The previous checkpoint is kept, in case this one is damaged later. A linked folder is never replaced: a second
+    checkpoint of the same step gets the suffix -2.
+
+    Args:
+        run: The run folder.
+        step: Optimizer steps so far.
+        config: The run's config.
+        metrics: The metrics of the validation at this step, plain values.
+        model: The state dict of the weights to use.
+        training: The tensors of the training state, by name.
+        progress: The plain values of the training state, by name.
+        best: Point the link `best` at it too.
+
+    Returns:
+        The checkpoint folder.
+
+    Raises:
+        CheckpointError: When safetensors can't write a file, usually because the disk is full.
+        OSError: When another file can't be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    folder = run / "checkpoints" / f"step-{step:08d}"
+    folder, count = run / "checkpoints" / f"step-{step:08d}", 1
     while folder.resolve() in _linked(run):
-        folder = folder.with_name(f"step-{step:08d}-{int(folder.name[14:] or 1) + 1}")
-    beside = temporary_name(folder)
-    beside.mkdir(parents=True)
+        count += 1
+        folder = folder.with_name(f"step-{step:08d}-{count}")
+    temporary = temporary_name(folder)
+    temporary.mkdir(parents=True)
     try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in model.items()}, beside / "model.safetensors")
-        save_file({k: v.detach().cpu().contiguous() for k, v in training.items()}, beside / "training.safetensors")
-        (beside / "config.yaml").write_text(config.to_yaml())
-        (beside / "metrics.json").write_text(json.dumps(metrics, indent=1))
-        (beside / "training.json").write_text(json.dumps(progress, indent=1))
-        hashes = {file.name: file_sha256(file) for file in sorted(beside.iterdir())}
+        save_file({k: v.detach().cpu().contiguous() for k, v in model.items()}, temporary / "model.safetensors")
+        save_file({k: v.detach().cpu().contiguous() for k, v in training.items()}, temporary / "training.safetensors")
+        (temporary / "config.yaml").write_text(config.to_yaml())
+        (temporary / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        (temporary / "training.json").write_text(json.dumps(progress, indent=1))
+        hashes = {file.name: file_sha256(file) for file in sorted(temporary.iterdir())}
         manifest = {
             "format": FORMAT,
             "seghiero_version": __version__,
@@ -95,67 +132,73 @@ def save_checkpoint(
             "plugins": plugin_records(config.backbone.type, config.head.type),
             "sha256": hashes,
         }
-        (beside / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        for file in beside.iterdir():
-            _sync(file)
-        _sync(beside)
-        _remove(folder)
-        beside.rename(folder)
-        _sync(folder.parent)
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        for file in temporary.iterdir():
+            sync(file)
+        sync(temporary)
+        remove_folder(folder)
+        temporary.rename(folder)
+        sync(folder.parent)
     except BaseException as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        if type(error).__name__ == "SafetensorError":  # its writer reports a full disk only in words
-            raise CheckpointError(f"{folder} could not be written: {error}. Free some space, then --resume.") from None
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # safetensors reports a full disk as its own error
+            raise CheckpointError(f"can't write {folder}: {error}. Free some space, then --resume.") from None
         raise
     for name in ["last", "best"] if best else ["last"]:
-        _link(run / name, folder)
+        replace_link(run / name, folder)
     keep = _linked(run) | {other.resolve() for other in sorted(folder.parent.glob("step-*"))[-2:]}
     for other in folder.parent.iterdir():
         if other.resolve() not in keep:
-            _remove(other)
+            remove_folder(other)
     return folder
 
 
-def repair_run(run: Path, whole: Path, damaged: Sequence[Path], *, best: bool) -> None:
-    """Put a run folder in order whose newest whole checkpoint is `whole`, after a kill or damage.
+def repair_run(run: Path, newest: Path, damaged: Sequence[Path], *, best: bool) -> None:
+    """Clean up a run folder after a killed process or damaged files, before training resumes.
 
-    `last` points at `whole`, and `best` too with `best` or where its own folder is damaged. What killed saves left
-    goes; the `damaged` folders get another name, and go with the next save.
+    `last` is pointed at the newest intact checkpoint, and so is `best` if its own folder is damaged. Damaged folders
+    are renamed to `damaged-...`; the next save deletes them. Temporary files of interrupted saves are deleted.
+
+    Args:
+        run: The run folder.
+        newest: Its newest intact checkpoint.
+        damaged: Its damaged checkpoints, resolved paths.
+        best: Point `best` at `newest` in any case.
     """
     if best or (run / "best").resolve() in damaged:
-        _link(run / "best", whole)
-    _link(run / "last", whole)
+        replace_link(run / "best", newest)
+    replace_link(run / "last", newest)
     for folder in damaged:
         folder.rename(folder.with_name(f"damaged-{folder.name}"))
-    for left in [*run.glob(".*"), *whole.parent.glob(".*")]:
-        if left.is_symlink():
-            left.unlink()
+    for leftover in [*run.glob(".*"), *newest.parent.glob(".*")]:
+        if leftover.is_symlink():
+            leftover.unlink()
         else:
-            _remove(left)
+            remove_folder(leftover)
 
 
 def find_checkpoint(path: str | Path | None, runs: Path = Path("runs")) -> Path:
-    """The checkpoint folder meant by `path`: a run folder stands for its `best`, a model.safetensors for its folder.
+    """Find the checkpoint folder that a path refers to.
 
-    Left out, it is that of the newest run below `runs`. Raises UsageError where there is none.
+    Args:
+        path: A run folder (its `best`, or else `last`), a checkpoint folder, or the model.safetensors in one.
+            Default: the newest run in `runs`.
+        runs: Where to look for the newest run.
+
+    Returns:
+        The checkpoint folder, which may be a link.
+
+    Raises:
+        UsageError: When there is none.
     """
-    if path is None:
-        found = [run for run in runs.glob("*/") if (run / "best").exists() or (run / "last").exists()]
-        if not found:
-            near = max(Path().glob("*/runs/*/last"), key=lambda last: last.lstat().st_mtime, default=None)
-            hint = f" There is {near.parent}." if near else ""
-            raise UsageError(
-                f"no run under {runs.absolute()}; name a run folder or a checkpoint, or train one first.{hint}"
-            )
-        path = max(found, key=lambda run: (run / "last").stat().st_mtime)
-    path = Path(path)
+    path = _newest_run(runs) if path is None else Path(path)
     if not path.exists():
-        raise UsageError(f"{path}: there is no such run folder or checkpoint.")
+        raise UsageError(f"{path}: no such run folder or checkpoint.")
     if path.is_file():
         if path.name != "model.safetensors":
             raise UsageError(
-                f"{path} is no checkpoint; name a run folder, a checkpoint folder or a model.safetensors "
-                "(`predict` takes a .onnx file too)."
+                f"{path} is not a checkpoint; give a run folder, a checkpoint folder or a model.safetensors "
+                "(`predict` also accepts a .onnx file)."
             )
         return path.parent
     if (path / "model.safetensors").exists():
@@ -163,17 +206,28 @@ def find_checkpoint(path: str | Path | None, runs: Path = Path("runs")) -> Path:
     for name in ("best", "last"):
         if (path / name).exists():
             return path / name
-    raise UsageError(f"{path} holds no checkpoint (no best/, last/ or model.safetensors).")
+    raise UsageError(f"{path} contains no checkpoint (no best/, last/ or model.safetensors).")
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
-    """Verify the hashes of a checkpoint folder and read its config and metrics. Raises CheckpointError."""
+    """Verify the files of a checkpoint and read its config and metrics.
+
+    Args:
+        folder: The checkpoint folder, or a link to it.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        DamagedCheckpoint: When a file is missing or its hash differs from the manifest's.
+        CheckpointError: When a plugin is missing, or the format or config is of an incompatible version.
+    """
     folder = folder.resolve()
     manifest = _json(folder / "manifest.json")
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
             f"{folder} was written by seghiero {manifest.get('seghiero_version', '?')} in format "
-            f"{manifest.get('format', '?')}; this is {__version__}, which reads format {FORMAT}."
+            f"{manifest.get('format', '?')}, but this version ({__version__}) reads format {FORMAT}."
         )
     for name, digest in manifest["sha256"].items():
         if not (folder / name).is_file():
@@ -186,19 +240,25 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         data, _ = read_yaml_file(folder / "config.yaml")
         config = parse_config(data, folder / "config.yaml")
     except SeghieroError as error:
-        raise CheckpointError(f"{folder}: its config can't be used here:\n{error}") from None
+        raise CheckpointError(f"{folder}: this version can't use its config:\n{error}") from None
     changes = changed_plugins(manifest.get("plugins", ()))
     return Checkpoint(folder, config, _json(folder / "metrics.json"), tuple(changes))
 
 
-def newest_whole_checkpoint(run: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
-    """The newest checkpoint of a run that is whole, and a message for each folder passed over as damaged.
+def newest_intact_checkpoint(run: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
+    """Read the newest checkpoint of a run that isn't damaged.
 
-    Raises CheckpointError for a newer one that is whole and can't be used here (its plugins, its format).
+    Args:
+        run: The run folder.
+
+    Returns:
+        The checkpoint, None if there is none; and for each newer, damaged folder (a resolved path) what is wrong.
+
+    Raises:
+        CheckpointError: When that checkpoint can't be used because of its plugins, format or config.
     """
     damaged: dict[Path, str] = {}
-    folders = sorted((run / "checkpoints").glob("step-*"), reverse=True)
-    for folder in folders:
+    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
         try:
             return read_checkpoint(folder), damaged
         except DamagedCheckpoint as error:
@@ -206,40 +266,25 @@ def newest_whole_checkpoint(run: Path) -> tuple[Checkpoint | None, dict[Path, st
     return None, damaged
 
 
+def _newest_run(runs: Path) -> Path:
+    found = [run for run in runs.glob("*/") if (run / "best").exists() or (run / "last").exists()]
+    if not found:
+        near = max(Path().glob("*/runs/*/last"), key=lambda last: last.lstat().st_mtime, default=None)
+        hint = f" There is one in {near.parent}." if near else ""
+        raise UsageError(f"no run in {runs.absolute()}; name a run folder or a checkpoint, or train first.{hint}")
+    return max(found, key=lambda run: (run / "last" if (run / "last").exists() else run / "best").stat().st_mtime)
+
+
 def _linked(run: Path) -> set[Path]:
+    """The checkpoint folders that the run's links point at."""
     return {(run / name).resolve() for name in ("last", "best")}
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder so that a kill midway leaves no half of a checkpoint: it is hidden first."""
-    if folder.exists() and not folder.name.startswith("."):
-        hidden = temporary_name(folder, ".gone")
-        folder = folder.rename(hidden)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _link(link: Path, folder: Path) -> None:
-    """Point `link` at `folder` in one step: a link is made beside it and renamed over it."""
-    beside = temporary_name(link)
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(folder.relative_to(link.parent), target_is_directory=True)
-    beside.replace(link)
-    _sync(link.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DamagedCheckpoint(f"{path} can't be read ({error}); the checkpoint is damaged.") from None
+        raise DamagedCheckpoint(f"can't read {path} ({error}); the checkpoint is damaged.") from None
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -249,4 +294,4 @@ def _tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DamagedCheckpoint(f"{path} can't be read ({error}); the checkpoint is damaged.") from None
+        raise DamagedCheckpoint(f"can't read {path} ({error}); the checkpoint is damaged.") from None

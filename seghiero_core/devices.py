@@ -1,9 +1,8 @@
-"""The device, the precision, the memory and the processes of a run."""
+"""Devices, precisions, memory and processes."""
 
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,17 +29,17 @@ def make_accelerator(
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32, bf16 or fp16.
         accumulation: Batches per optimizer step.
-        trackers: Names of the trackers that may be started.
-        folder: Where trackers write: the run's folder.
+        trackers: Names of the experiment trackers to start.
+        folder: The run folder, which trackers write to.
 
     Returns:
         The accelerator.
 
     Raises:
-        DeviceError: This machine has no such device, or the device has no such precision.
+        DeviceError: When this machine has no such device, or the device doesn't support the precision.
     """
     device = check_device(device)
-    # accelerate keeps these for the whole process; a second run in it would be held to the first one's settings
+    # accelerate keeps these for the whole process: without a reset, a second run would get the first one's settings
     AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", "1")) == 1)
     GradientState._reset_state()
     if ":" in device:
@@ -57,30 +56,54 @@ def make_accelerator(
 
 
 def check_device(name: str) -> str:
-    """The device meant by `auto|cpu|cuda|cuda:N|mps`. Raises DeviceError where this machine has none such."""
+    """Check that this machine has a device, and choose one for "auto".
+
+    Args:
+        name: auto, cpu, cuda, cuda:N or mps.
+
+    Returns:
+        `name`; for "auto" cuda, mps or cpu, the first that is available.
+
+    Raises:
+        DeviceError: When the name is unknown or this machine has no such device.
+    """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (number and not (kind == "cuda" and number.isdigit())):
-        raise DeviceError(f"training.device: '{name}' is no device; use auto, cpu, cuda, cuda:N or mps.")
+        raise DeviceError(f"unknown device '{name}'; use auto, cpu, cuda, cuda:N or mps.")
     if kind == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("training.device: mps was asked for, and PyTorch finds none here; use auto or cpu.")
+        raise DeviceError("device mps is not available to PyTorch on this machine; use auto or cpu.")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
+            found = "1 CUDA device" if count == 1 else f"{count or 'no'} CUDA devices"
             raise DeviceError(
-                f"training.device: {name} was asked for, and PyTorch finds {count or 'no'} CUDA device"
-                f"{'' if count == 1 else 's'} here. Use device: auto, or check the driver and PyTorch's CUDA build."
+                f"device {name} is not available: PyTorch finds {found}. "
+                "Use auto, or check the driver and that PyTorch was built with CUDA."
             )
     return name
 
 
 def pick_precision(wanted: str, device: str) -> str:
-    """fp32, bf16 or fp16; `auto` is bf16 where the hardware multiplies in it, else fp32. Raises DeviceError."""
+    """Check a precision, and choose one for "auto".
+
+    Args:
+        wanted: auto, fp32, bf16 or fp16.
+        device: cpu, cuda or mps.
+
+    Returns:
+        `wanted`; for "auto" bf16 if the hardware multiplies bf16 natively, otherwise fp32.
+
+    Raises:
+        DeviceError: When the device doesn't support the precision.
+    """
     if wanted == "auto":
         return "bf16" if _multiplies_bf16(device) else "fp32"
     if wanted == "fp16" and device == "cpu":
-        raise DeviceError("training.precision: fp16 needs a GPU; on the CPU use bf16 or fp32.")
+        raise DeviceError("training.precision: fp16 needs a GPU; use bf16 or fp32 on the CPU.")
     return wanted
 
 
@@ -91,59 +114,98 @@ def _multiplies_bf16(device: str) -> bool:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """Peak memory so far, MiB: the GPU's where there is one, else the process's."""
+    """Return the peak memory use so far.
+
+    Args:
+        device: The device that the model is on.
+
+    Returns:
+        What PyTorch allocated on a CUDA device; on other devices the resident memory of the process. MiB.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource  # doesn't exist on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux KiB
+    unit = 1 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return peak * unit / 2**20
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` is that of PyTorch or Python for a device or a host whose memory is used up."""
+    """Tell whether an error means that the device or the machine ran out of memory.
+
+    Args:
+        error: An error raised by PyTorch or Python.
+
+    Returns:
+        True if it does.
+    """
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
 
 
 def available_bytes() -> int:
-    """Bytes of memory that this process may still take: the machine's, or less where its control group has a limit."""
+    """Return the memory that this process may still take.
+
+    Returns:
+        The machine's free memory, or less if the process's control group (a container's) has a limit. Bytes.
+    """
     free = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     try:
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:  # another system, or the older layout: nothing to be learnt from
+    except OSError:  # not Linux, or cgroups v1
         return free
     return free if limit == "max" else max(0, min(free, int(limit) - int(used)))
 
 
 def check_processes(actual: int, wanted: int | None, *, sharded: bool = False) -> None:
-    """Raise DeviceError where the launcher or `training.processes` (`wanted`) asked for other processes, or for shards.
+    """Check that a run has as many processes as the launcher and the config asked for.
 
-    `accelerate launch --cpu --num_processes 2` starts one process without a word; what gives it away is a
-    rendezvous address without a world size.
+    `accelerate launch --cpu --num_processes 2` silently starts one process; it shows as a rendezvous address without a
+    world size.
+
+    Args:
+        actual: The number of processes of this run.
+        wanted: `training.processes`; None accepts any number.
+        sharded: Whether the run is sharded by FSDP.
+
+    Raises:
+        DeviceError: When the numbers differ, or FSDP was requested and the run isn't sharded.
     """
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not sharded:
-        raise DeviceError("FSDP was asked for, and accelerate shards over several GPUs only; leave it out here.")
+        raise DeviceError("accelerate supports FSDP on several GPUs only; launch this run without it.")
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if "WORLD_SIZE" not in os.environ and {"MASTER_ADDR", "ACCELERATE_MIXED_PRECISION"} <= os.environ.keys():
         raise DeviceError(
-            f"accelerate launch was asked for several processes and started {actual}. "
+            f"accelerate launch was asked for several processes but started {actual}. "
             "On the CPU use: torchrun --nproc-per-node 2 -m seghiero_cli train CFG."
         )
     if actual != launched:
         raise DeviceError(
-            f"the launcher asked for {launched} processes, and this is a run of {actual}. "
+            f"the launcher asked for {launched} processes, but this run has {actual}. "
             f"Start it with: torchrun --nproc-per-node {launched} -m seghiero_cli train CFG."
         )
     if wanted is not None and actual != wanted:
         raise DeviceError(
-            f"training.processes: {wanted} were asked for, and this is a run of {actual}. "
+            f"training.processes: expected {wanted} processes, but this run has {actual}. "
             f"Start it with: torchrun --nproc-per-node {wanted} -m seghiero_cli train CFG."
         )
 
 
 def any_process(accelerator: Accelerator, *flags: bool) -> list[bool]:
-    """Each flag, true where it is true in at least one process; every process must call it at the same place."""
+    """Combine flags over all processes by "or". Every process must call it at the same point.
+
+    Args:
+        accelerator: The run's accelerator.
+        *flags: This process's flags.
+
+    Returns:
+        For each flag, whether it is set in at least one process.
+    """
     if accelerator.num_processes == 1:
         return list(flags)
     counts = torch.tensor(flags, dtype=torch.int64, device=accelerator.device)
@@ -151,7 +213,15 @@ def any_process(accelerator: Accelerator, *flags: bool) -> list[bool]:
 
 
 def mean_over_processes(accelerator: Accelerator, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Each value (a scalar tensor), averaged over the processes; every process must call it at the same place."""
+    """Average values over all processes. Every process must call it at the same point.
+
+    Args:
+        accelerator: The run's accelerator.
+        values: This process's values by name, scalar tensors.
+
+    Returns:
+        The means, by name.
+    """
     stacked = torch.stack([value.detach().float() for value in values.values()])
     if accelerator.num_processes > 1:
         stacked = accelerator.reduce(stacked, "mean")
@@ -159,7 +229,14 @@ def mean_over_processes(accelerator: Accelerator, values: Mapping[str, torch.Ten
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether a collective failed because another process of the run is gone."""
+    """Tell whether a collective operation failed because another process of the run is gone.
+
+    Args:
+        error: What the operation raised.
+
+    Returns:
+        True if it did.
+    """
     words = ("connection closed by peer", "connection reset by peer", "socket closed", "connection refused")
     return isinstance(error, RuntimeError) and (
         type(error).__name__ == "DistBackendError" or any(word in str(error).lower() for word in words)

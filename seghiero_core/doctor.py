@@ -1,4 +1,4 @@
-"""Looking over the machine: what `seghiero` needs, whether it is there, and what to do where it isn't."""
+"""Checking whether this machine is ready to train, and saying how to fix what isn't."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from seghiero_core.config.loading import load_config
 from seghiero_core.config.schema import Config
-from seghiero_core.data.loaders import Augment, batches, num_workers, train_loader
+from seghiero_core.data.loaders import batches, num_workers, train_loader
 from seghiero_core.data.samples import split_samples
 from seghiero_core.devices import available_bytes, check_device, pick_precision
 from seghiero_core.errors import SeghieroError
@@ -25,12 +25,19 @@ from seghiero_core.scaffold.starter import write_starter
 from seghiero_core.version import __version__
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "safetensors", "onnxruntime")
-LEAST_MEMORY_GIB, LEAST_DISK_GIB, LEAST_SHM_MIB = 2, 2, 256
+MIN_MEMORY_GIB, MIN_DISK_GIB, MIN_SHARED_MIB = 2, 2, 256
+MIN_RATE = 20  # images/s, below which loading is likely to be slower than training on a GPU
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what was found, and what to do where that isn't good (None: it is)."""
+    """The result of one check.
+
+    Attributes:
+        name: What was checked.
+        found: What was found.
+        advice: How to fix it; None if all is well.
+    """
 
     name: str
     found: str
@@ -38,16 +45,20 @@ class Finding:
 
 
 def examine(config: Path | None = None) -> Iterator[Finding]:
-    """Look at versions, devices, memory, caches, write access and the loader's throughput, one finding at a time.
+    """Check versions, devices, memory, caches, write access and the throughput of the data loader.
 
-    With the path of a `config` its data, device and output folder are looked at, else a small synthetic set, the
-    device that `auto` gives and the current folder. Raises nothing for what is wrong: that is a finding.
+    Args:
+        config: A config whose data, device and output folder to check. Default: a small synthetic data set, the device
+            that "auto" chooses, and ./runs.
+
+    Yields:
+        One finding per check. A failed check is a finding with advice, never an error.
     """
     yield from _versions()
     if config is None:
         with tempfile.TemporaryDirectory() as folder:
             loaded = load_config(write_starter(Path(folder) / "starter"))
-            yield from _looked_over(loaded, Path("runs").absolute())
+            yield from _check_run(loaded, Path("runs").absolute())
         return
     try:
         loaded = load_config(config)
@@ -55,25 +66,25 @@ def examine(config: Path | None = None) -> Iterator[Finding]:
         yield Finding("config", str(config), str(error))
         return
     yield Finding("config", str(config))
-    yield from _looked_over(loaded, loaded.output.dir)
+    yield from _check_run(loaded, loaded.output.dir)
 
 
-def _looked_over(config: Config, output: Path) -> Iterator[Finding]:
+def _check_run(config: Config, output: Path) -> Iterator[Finding]:
     yield from _devices(config)
     yield from _memory()
-    yield _writable("output folder", output, "set output.dir to a folder that you may write to.")
+    yield _writable("output folder", output, "set output.dir to a writable folder.")
     cache = Path(HF_HUB_CACHE)
-    yield _writable("weights cache", cache, "set HF_HOME to a folder that you may write to, or download elsewhere.")
+    yield _writable("weights cache", cache, "set HF_HOME to a writable folder.")
     yield _throughput(config)
 
 
 def _versions() -> Iterator[Finding]:
     yield Finding("seghiero", f"{__version__}, Python {platform.python_version()} on {platform.platform()}")
     for package in PACKAGES:
-        names = (package, f"{package}-gpu")  # onnxruntime comes under two names
-        found = [_version(name) for name in names if _version(name)]
-        advice = None if found else f"pip install {package}, or install seghiero again."
-        yield Finding(package, found[0] if found else "not installed", advice)
+        names = (package, f"{package}-gpu")  # onnxruntime has two distributions
+        found = next((version for name in names if (version := _version(name))), None)
+        advice = None if found else f"pip install {package}, or reinstall seghiero."
+        yield Finding(package, found or "not installed", advice)
 
 
 def _version(package: str) -> str | None:
@@ -86,9 +97,10 @@ def _version(package: str) -> str | None:
 def _devices(config: Config) -> Iterator[Finding]:
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         free, total = torch.cuda.mem_get_info(number)
-        advice = None if free > total / 2 else "another process uses this GPU; end it, or choose another (cuda:N)."
         name = torch.cuda.get_device_name(number)
-        yield Finding(f"cuda:{number}", f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free", advice)
+        found = f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+        busy = "another process is using this GPU; stop it, or use another (cuda:N)."
+        yield Finding(f"cuda:{number}", found, None if free > total / 2 else busy)
     try:
         device = check_device(config.training.device)
         precision = pick_precision(config.training.precision, device.partition(":")[0])
@@ -96,7 +108,7 @@ def _devices(config: Config) -> Iterator[Finding]:
         yield Finding("device", config.training.device, str(error))
         return
     if device == "cpu" and Path("/dev/nvidiactl").exists() and config.training.device != "cpu":
-        advice = "this machine has an NVIDIA GPU and PyTorch doesn't see it: install PyTorch's CUDA build."
+        advice = "PyTorch doesn't see the NVIDIA GPU of this machine: install PyTorch built with CUDA."
         yield Finding("device", device, advice)
     else:
         yield Finding("device", f"{device} in {precision}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads")
@@ -104,51 +116,47 @@ def _devices(config: Config) -> Iterator[Finding]:
 
 def _memory() -> Iterator[Finding]:
     free = available_bytes() / 2**30
-    advice = None if free >= LEAST_MEMORY_GIB else "close other programs, or use a smaller training.batch_size."
+    advice = None if free >= MIN_MEMORY_GIB else "close other programs, or use a smaller training.batch_size."
     yield Finding("memory", f"{free:.1f} GiB free", advice)
     shared = Path("/dev/shm")
     if shared.exists():
         mib = shutil.disk_usage(shared).free / 2**20
-        advice = (
-            None
-            if mib >= LEAST_SHM_MIB
-            else "workers hand over batches in it: docker run --shm-size=2g, or workers: 0."
-        )
+        more = "workers pass batches through it: docker run --shm-size=2g, or training.workers: 0."
+        advice = None if mib >= MIN_SHARED_MIB else more
         yield Finding("shared memory", f"{mib:.0f} MiB free", advice)
 
 
 def _writable(name: str, folder: Path, advice: str) -> Finding:
-    there = folder
-    while not there.exists():
-        there = there.parent
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
     try:
-        with tempfile.NamedTemporaryFile(dir=there) as file:
+        with tempfile.NamedTemporaryFile(dir=existing) as file:
             file.write(b"seghiero")
     except OSError as error:
         return Finding(name, f"{folder}: {error.strerror}", advice)
-    free = shutil.disk_usage(there).free / 2**30
-    short = f"a run's checkpoints need about {LEAST_DISK_GIB} GiB; free some space."
-    return Finding(name, f"{folder}, {free:.1f} GiB free", None if free >= LEAST_DISK_GIB else short)
+    free = shutil.disk_usage(existing).free / 2**30
+    more = f"the checkpoints of a run need about {MIN_DISK_GIB} GiB; free some space."
+    return Finding(name, f"{folder}, {free:.1f} GiB free", None if free >= MIN_DISK_GIB else more)
 
 
 def _throughput(config: Config, images: int = 32) -> Finding:
-    """Images per second out of the training loader, decoded and augmented, from its second batch on."""
+    """Measure the training loader, decoding and augmentation included, from its second batch on."""
     try:
         samples = split_samples(config.dataset, "train")
         device = check_device(config.training.device).partition(":")[0]
-        augment = Augment(**config.transform.model_dump(), seed=0)
-        hierarchy = config.hierarchy
         workers = num_workers(config.training.workers, device)
         batch_size = max(1, min(4, len(samples) // 2))
         chosen = [samples[i % len(samples)] for i in range(images)]
-        loading = batches(train_loader(chosen, hierarchy, augment, batch_size=batch_size, workers=workers))
+        loader = train_loader(chosen, config.hierarchy, config.transform, batch_size=batch_size, workers=workers)
+        loading = batches(loader)
         next(loading)
         started = time.perf_counter()
         count = sum(len(batch["image"]) for batch in loading)
         rate = count / (time.perf_counter() - started)
     except SeghieroError as error:
-        return Finding("loader", "no batch", str(error))
+        return Finding("loader", "failed", str(error))
     height, width = config.transform.size
     found = f"{rate:.1f} images/s of {height}x{width} px with {workers} workers"
-    slow = device == "cuda" and rate < 20
-    return Finding("loader", found, "slower than most GPUs train: set training.workers higher." if slow else None)
+    slow = device == "cuda" and rate < MIN_RATE
+    return Finding("loader", found, "slower than most GPUs train; increase training.workers." if slow else None)

@@ -1,4 +1,4 @@
-"""The errors a user can cause. Each is one message (what, where, how to fix) and an exit code for the command line."""
+"""The errors a user can cause. Each has one message (what, where, how to fix) and an exit code."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from collections.abc import Iterable, Sequence
 
 
 class SeghieroError(Exception):
-    """Base of every error whose message is meant for the user. `exit_code` is what the command returns."""
+    """Base of every error whose message is meant for the user.
+
+    Attributes:
+        exit_code: The exit code of a command that ends with the error.
+    """
 
     exit_code = 4
 
 
 class UsageError(SeghieroError):
-    """Something named on the command line or in a config isn't there or isn't right."""
+    """Something named on the command line or in a config doesn't exist or is invalid."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """One or several faults of a config, one per line."""
+    """One or more faults of a config, one per line."""
 
 
 class DataError(SeghieroError):
@@ -29,33 +33,51 @@ class DataError(SeghieroError):
 
 
 class DeviceError(SeghieroError):
-    """The machine can't do what was asked: no such device, out of memory, disk full."""
+    """The machine can't do what was requested: no such device, out of memory, disk full."""
 
 
 class WeightsError(SeghieroError):
-    """Weights that were asked for can't be had or don't fit."""
+    """Requested weights are unavailable or don't fit the model."""
 
 
 class CheckpointError(SeghieroError):
-    """A checkpoint is damaged, missing a part, or of another kind of model."""
+    """A checkpoint is damaged or incomplete, or belongs to another kind of model."""
 
 
 class CheckFailed(SeghieroError):
-    """A parity check or a gate was not passed."""
+    """A parity check or another check failed."""
 
     exit_code = 5
 
 
 def shorten(items: Sequence[object], most: int = 3, separator: str = ", ") -> str:
-    """Join the first `most` items, and say how many more there are: "a, b, c and 4 more"."""
+    """Join the first few items of a list, and count the others.
+
+    Args:
+        items: What to list.
+        most: How many items to show.
+        separator: What to put between them.
+
+    Returns:
+        For example "a, b, c and 4 more".
+    """
     shown = separator.join(map(str, items[:most]))
     if len(items) <= most:
         return shown
-    return f"{shown}{' ' if separator == ', ' else separator}and {len(items) - most} more"
+    before_and = " " if separator == ", " else separator
+    return f"{shown}{before_and}and {len(items) - most} more"
 
 
 def nearest(word: object, choices: Iterable[object]) -> str:
-    """`" Did you mean 'x'?"` for the choice most like `word`, or an empty string when none is alike."""
+    """Suggest the choice most similar to a misspelled word.
+
+    Args:
+        word: What the user gave.
+        choices: What is allowed.
+
+    Returns:
+        " Did you mean 'x'?" with a leading space, to append to a message; empty if no choice is similar.
+    """
     by_lower = {str(choice).lower(): str(choice) for choice in choices}
     close = difflib.get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=0.6)
     return f" Did you mean '{by_lower[close[0]]}'?" if close else ""

@@ -1,8 +1,8 @@
-"""Measuring a model over a split, in a training run and from a checkpoint."""
+"""Measuring a model on a split: during training, and from a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,49 +10,80 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.utils.data import DataLoader
 
 from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.data.loaders import batches, eval_loader
 from seghiero_core.data.samples import split_samples
 from seghiero_core.decode import decode
-from seghiero_core.decode_modes import check_decoding
+from seghiero_core.decode_modes import Decoding, check_decoding
 from seghiero_core.devices import any_process, check_device, make_accelerator
 from seghiero_core.errors import UsageError, nearest
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.metrics.metrics import Metrics
 from seghiero_core.model.trained import load_trained
 
+_LEAF = Decoding()
 
-class Picture(NamedTuple):
-    """One validated image: H,W,3 uint8, its target H,W of node indices, and its prediction H,W per level."""
+
+class ValidationExample(NamedTuple):
+    """One image of a validation, to show beside its prediction.
+
+    Attributes:
+        image: H,W,3 uint8 RGB.
+        target: H,W node indices or `IGNORE_INDEX`.
+        ids: The prediction at each level, H,W each, in the level's own numbering; -1 if undecided.
+    """
 
     image: np.ndarray
     target: np.ndarray
     ids: list[np.ndarray]
 
 
+class Evaluation(NamedTuple):
+    """What `evaluate` returns.
+
+    Attributes:
+        metrics: The counts over all processes.
+        examples: The first images of this process, as many as were asked for.
+        stopped: Whether a process stopped early; the metrics are then incomplete.
+    """
+
+    metrics: Metrics
+    examples: list[ValidationExample]
+    stopped: bool
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    loader: DataLoader,
+    loader: Iterable[Mapping[str, torch.Tensor]],
     hierarchy: Hierarchy,
     *,
     accelerator: Accelerator,
     scores: str = "softmax",
-    mode: str = "leaf",
-    confidence: float | None = None,
+    decoding: Decoding = _LEAF,
     background: str | None = None,
-    keep: int = 0,
+    num_examples: int = 0,
     stop: Callable[[], bool] = lambda: False,
-) -> tuple[Metrics, list[Picture], bool]:
-    """Measure `model` on every batch of `loader`, over all processes, and keep the first `keep` pictures.
+) -> Evaluation:
+    """Measure a model on every batch of a loader, over all processes. Training mode is restored afterwards.
 
-    Where `stop` comes true in a process it goes no further; the last value says so, and the measures mean nothing. The
-    model is left in the mode (training or not) in which it came.
+    Args:
+        model: Maps images B,3,H,W to an object with `.logits`, B,C,H,W.
+        loader: Yields batches with "image" (B,3,H,W) and "target" (B,H,W).
+        hierarchy: The class tree.
+        accelerator: The run's accelerator.
+        scores: What the logits mean, see `decode`.
+        decoding: How the logits become classes.
+        background: A class that a second mean IoU leaves out.
+        num_examples: How many images to return.
+        stop: Checked before every batch; once it returns True in a process, that process measures no further batch.
+
+    Returns:
+        The metrics, the examples, and whether `stop` returned True in any process.
     """
-    metrics, pictures = Metrics(hierarchy, background=background), []
-    training = model.training
+    metrics, examples = Metrics(hierarchy, background=background), []
+    was_training = model.training
     model.eval()
     for batch in batches(loader):
         if stop():
@@ -60,19 +91,27 @@ def evaluate(
         images, target = batch["image"].to(accelerator.device), batch["target"].to(accelerator.device)
         with accelerator.autocast():
             logits = model(images).logits
-        decoded = decode(logits.float(), hierarchy, mode, scores=scores)
-        metrics.update(decoded, target, confidence=confidence)
-        for i in range(min(len(images), keep - len(pictures))):
-            ids = [of_level[i].cpu().numpy() for of_level in decoded.ids]
-            pictures.append(Picture(images[i].permute(1, 2, 0).cpu().numpy(), target[i].cpu().numpy(), ids))
-    model.train(training)
+        decoded = decode(logits.float(), hierarchy, decoding.mode, scores=scores)
+        metrics.update(decoded, target, confidence=decoding.confidence)
+        for i in range(min(len(images), num_examples - len(examples))):
+            image = images[i].permute(1, 2, 0).cpu().numpy()
+            ids = [level_ids[i].cpu().numpy() for level_ids in decoded.ids]
+            examples.append(ValidationExample(image, target[i].cpu().numpy(), ids))
+    model.train(was_training)
     metrics.load_state(accelerator.reduce(metrics.counts.to(accelerator.device), "sum").cpu())
     (stopped,) = any_process(accelerator, stop())
-    return metrics, pictures, stopped
+    return Evaluation(metrics, examples, stopped)
 
 
 def summary(metrics: Metrics) -> dict[str, Any]:
-    """The measures as plain values, with `mean_miou`, the mean of the levels' mIoU."""
+    """Compute all metrics as plain values.
+
+    Args:
+        metrics: The counts.
+
+    Returns:
+        What `Metrics.compute` returns, and `mean_miou`, the mean of the levels' mIoU, in 0..1 or None.
+    """
     measures = metrics.compute()
     known = [level["miou"] for level in measures["levels"] if level["miou"] is not None]
     return {"mean_miou": sum(known) / len(known) if known else None, **measures}
@@ -88,11 +127,27 @@ def evaluate_checkpoint(
     device: str | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Any]:
-    """The measures of the checkpoint in `folder` on a split of its data set, with the worst confusions per level.
+    """Measure a checkpoint on a split of its data set.
 
-    `device` and `batch_size` are the run's where they are left out, and so is the precision where the device has it.
-    Of several processes each measures a share of the images, and all return the measures of the whole. Raises
-    UsageError for a split, decoding, threshold or `background` (a class left out of a second mean) that there isn't.
+    The precision is the run's, if the device supports it. With several processes, each measures a share of the images,
+    and all return the metrics of the whole split.
+
+    Args:
+        folder: The checkpoint folder.
+        split: train, val or test.
+        mode: A decoding, one of `decode_modes.MODES`.
+        confidence: Back off to a coarser class below this score, in 0..1. Default: never.
+        background: A class that a second mean IoU leaves out.
+        device: auto, cpu, cuda, cuda:N or mps. Default: the run's.
+        batch_size: Images computed together, on each process. Default: the run's.
+
+    Returns:
+        What `summary` returns, with the worst confusions of each level, the back-off curve and what was measured.
+
+    Raises:
+        UsageError: When there is no such split, decoding, threshold or class.
+        CheckpointError: When the checkpoint is damaged or can't be used.
+        DeviceError: When this machine has no such device.
     """
     check_decoding(mode, confidence)
     checkpoint = read_checkpoint(folder)
@@ -100,12 +155,12 @@ def evaluate_checkpoint(
     samples = split_samples(config.dataset, split)
     training = config.training
     device = check_device(device or training.device)
-    # Of the precisions only fp16 may be missing; in all others the measures are those of the run's own validation.
-    precision = "auto" if (training.precision, device) == ("fp16", "cpu") else training.precision
+    # Only fp16 is missing on some devices; with the run's precision the metrics equal those of its own validation.
+    precision = "auto" if training.precision == "fp16" and device == "cpu" else training.precision
     accelerator = make_accelerator(device, precision)
     _, hierarchy, scores, model = load_trained(checkpoint, accelerator.device)
     if background is not None and background not in hierarchy.nodes:
-        raise UsageError(f"--background: there is no class '{background}'.{nearest(background, hierarchy.nodes)}")
+        raise UsageError(f"--background: unknown class '{background}'.{nearest(background, hierarchy.nodes)}")
     loader = eval_loader(
         samples,
         hierarchy,
@@ -114,15 +169,14 @@ def evaluate_checkpoint(
         device_type=accelerator.device.type,
         processes=accelerator.num_processes,
     )
-    accelerator.even_batches = False  # every image counts once
+    accelerator.even_batches = False  # otherwise the last images are counted twice
     metrics, _, _ = evaluate(
         model,
         accelerator.prepare(loader),
         hierarchy,
         accelerator=accelerator,
         scores=scores,
-        mode=mode,
-        confidence=confidence,
+        decoding=Decoding(mode, confidence),
         background=background,
     )
     accelerator.end_training()

@@ -1,4 +1,4 @@
-"""How the core reports what happens: it calls a function with an event and never prints."""
+"""How the core reports progress: it never prints, it calls a function with an event."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 Notify = Callable[[dict[str, Any]], None]
-"""Receives an event, a dict whose key "event" names its kind."""
+"""A function that receives events: dicts whose key "event" names their kind."""
 
 
 def ignore_events(event: dict[str, Any]) -> None:
-    """Discard an event: the `Notify` of callers that want no progress."""
+    """Do nothing: the `Notify` of callers that want no progress.
+
+    Args:
+        event: Ignored.
+    """

@@ -1,8 +1,9 @@
-"""Pictures for people: class colours, and the grid of images, truth and prediction at every level."""
+"""Drawing masks in class colors, and grids of images with truth and prediction at every level."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,14 +14,30 @@ from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 
 HATCH_DARK, HATCH_LIGHT = 46, 84  # gray values of ignored pixels
 HATCH_PERIOD = 8  # px
-INK, FAINT, PAPER = (28, 30, 34), (120, 124, 132), (255, 255, 255)
-MARGIN, GAP, GROUP_GAP = 18, 6, 18  # px; GROUP_GAP parts the levels
-TEXT, LINE, CHIP = 14, 24, 14  # px: font size, line height, side of a legend's colour square
-LEGEND_LIMIT = 60  # classes of a level that its legend names
+INK, FAINT, PAPER, RULE, OUTLINE = (28, 30, 34), (120, 124, 132), (255, 255, 255), (205, 208, 214), (150, 154, 160)
+MARGIN, GAP, GROUP_GAP = 18, 6, 18  # px; GROUP_GAP separates the levels
+TEXT, LINE, CHIP = 14, 24, 14  # px: font size, line height, side of a legend's color square
+CHIP_GAP, NAME_GAP = 6, 18  # px: after a color square, and after a name
+LEGEND_LIMIT = 60  # classes that the legend of a level names
+
+Legend = list[tuple[str, int | None]]
+"""Names with their node index; `IGNORE_INDEX` for the hatch, None for text without a color."""
+
+LegendLine = list[tuple[int, str, int | None]]
+"""The entries of one line of a legend: left edge (px), name and node."""
 
 
 def colorize(ids: np.ndarray, level: int, hierarchy: Hierarchy) -> np.ndarray:
-    """H,W class numbers of `level` (its own numbering) to H,W,3 uint8 RGB; negative ones become a dark hatch."""
+    """Paint class numbers in the colors of their classes.
+
+    Args:
+        ids: H,W class numbers in the level's own numbering; negative ones become a dark hatch.
+        level: The level.
+        hierarchy: The class tree.
+
+    Returns:
+        H,W,3 uint8 RGB.
+    """
     colors = hierarchy.colors[list(hierarchy.levels[level].nodes)]
     row, column = np.indices(ids.shape, sparse=True)
     stripe = (row + column) % HATCH_PERIOD < HATCH_PERIOD // 3
@@ -29,7 +46,17 @@ def colorize(ids: np.ndarray, level: int, hierarchy: Hierarchy) -> np.ndarray:
 
 
 def truth_at_level(target: np.ndarray, level: int, hierarchy: Hierarchy) -> np.ndarray:
-    """Node indices (any shape) to class numbers of `level`; -1 where ignored or labelled coarser than the level."""
+    """Convert a target to the class numbers of a level.
+
+    Args:
+        target: Node indices or `IGNORE_INDEX`, any shape.
+        level: The level.
+        hierarchy: The class tree.
+
+    Returns:
+        Class numbers in the level's own numbering, in the target's shape (any shape); -1 where the target is ignored
+        or labeled coarser than the level.
+    """
     return np.where(target == IGNORE_INDEX, -1, hierarchy.node_to_level[level][np.maximum(target, 0)])
 
 
@@ -42,72 +69,115 @@ def prediction_grid(
     captions: Sequence[str] | None = None,
     cell_width: int = 220,
 ) -> Image.Image:
-    """One row per image: the image, then truth and prediction at every level, and a legend of the classes shown.
+    """Draw one row per image (the image, then truth and prediction at every level) above a legend.
 
     Args:
-        images: each H,W,3 uint8 RGB; their sizes may differ.
-        targets: each H,W node indices or IGNORE_INDEX.
-        predictions: for each image a list over levels, each H,W class numbers in the level's own numbering; None leaves
-            them out.
-        captions: a line of text under each row, such as the file's name.
-        cell_width: px; heights follow from each image's shape.
+        images: H,W,3 uint8 RGB each; their sizes may differ.
+        targets: H,W node indices or `IGNORE_INDEX` each.
+        predictions: For each image a list over levels, each H,W class numbers in the level's own numbering; None draws
+            the truth only.
+        hierarchy: The class tree.
+        captions: A line of text below each row, such as the file name.
+        cell_width: Width of an image, px; its height follows from its shape.
+
+    Returns:
+        The drawing.
     """
-    num_levels = len(hierarchy.levels)
-    truths = [[truth_at_level(target, level, hierarchy) for level in range(num_levels)] for target in targets]
-    shown = [
-        _classes_shown([row[level] for row in (*truths, *(predictions or ()))], level, hierarchy)
-        for level in range(num_levels)
-    ]
+    levels = range(len(hierarchy.levels))
+    rows = []
+    for i, (image, target) in enumerate(zip(images, targets, strict=True)):
+        panels = [[truth_at_level(target, level, hierarchy)] for level in levels]
+        if predictions is not None:
+            for level in levels:
+                panels[level].append(np.asarray(predictions[i][level]))
+        rows.append(_Row(image, panels))
     columns = ("truth",) if predictions is None else ("truth", "prediction")
-    group = len(columns) * (cell_width + GAP) - GAP
-    width = 2 * MARGIN + cell_width + num_levels * (GROUP_GAP + group)
-    heights = [max(1, round(cell_width * image.shape[0] / image.shape[1])) for image in images]
-    under = LINE if captions else GAP
-    legends = [_flow(names, width - 2 * MARGIN) for names in shown]
-    legend_height = sum(LINE * (len(lines) + 1) + GAP for lines in legends)
-    top = MARGIN + 2 * LINE
-    height = top + sum(heights) + len(heights) * under + GROUP_GAP + legend_height + MARGIN
+    layout = _Layout(cell_width, len(columns), len(levels))
+    legends = []
+    for level in levels:
+        shown = _classes_shown([panel for row in rows for panel in row.panels[level]], level, hierarchy)
+        legends.append(_flow(shown, layout.width - 2 * MARGIN))
+    below_row = LINE if captions else GAP
+    height = MARGIN + 2 * LINE + sum(layout.cell_height(row.image) + below_row for row in rows)
+    height += GROUP_GAP + sum(LINE * (len(lines) + 1) + GAP for lines in legends) + MARGIN
 
-    page = Image.new("RGB", (width, height), PAPER)
+    page = Image.new("RGB", (layout.width, height), PAPER)
     draw = ImageDraw.Draw(page)
-    _centered(draw, MARGIN + cell_width / 2, MARGIN + LINE, "image", INK)
-    for level in range(num_levels):
-        left = MARGIN + cell_width + GROUP_GAP + level * (group + GROUP_GAP)
-        _centered(draw, left + group / 2, MARGIN, hierarchy.levels[level].name, INK, bold=True)
-        draw.line((left, MARGIN + LINE - 4, left + group, MARGIN + LINE - 4), fill=(205, 208, 214))
-        for number, column in enumerate(columns):
-            _centered(draw, left + number * (cell_width + GAP) + cell_width / 2, MARGIN + LINE, column, INK)
-
-    for i, image in enumerate(images):
-        cell = (cell_width, heights[i])
-        page.paste(Image.fromarray(image).resize(cell, Image.Resampling.LANCZOS), (MARGIN, top))
-        for level in range(num_levels):
-            left = MARGIN + cell_width + GROUP_GAP + level * (group + GROUP_GAP)
-            panels = [truths[i][level]] if predictions is None else [truths[i][level], predictions[i][level]]
-            for column, ids in enumerate(panels):
-                panel = colorize(_nearest(np.asarray(ids), cell), level, hierarchy)
-                page.paste(Image.fromarray(panel), (left + column * (cell_width + GAP), top))
-        top += heights[i]
+    _draw_header(draw, layout, columns, hierarchy)
+    top = MARGIN + 2 * LINE
+    for i, row in enumerate(rows):
+        _draw_row(page, layout, row, top, hierarchy)
+        top += layout.cell_height(row.image)
         if captions:
             draw.text((MARGIN, top + 3), captions[i], fill=FAINT, font=_font(TEXT - 2))
-        top += under
+        top += below_row
+    _draw_legends(draw, legends, top + GROUP_GAP, hierarchy)
+    return page
 
-    top += GROUP_GAP
+
+@dataclass(frozen=True)
+class _Row:
+    image: np.ndarray
+    panels: list[list[np.ndarray]]  # for each level the truth and, if there is one, the prediction
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """The columns of a grid, in px: the image, then `columns` of `cell_width` for each level."""
+
+    cell_width: int
+    columns: int
+    levels: int
+
+    @property
+    def group(self) -> int:
+        """Width of the columns of one level."""
+        return self.columns * (self.cell_width + GAP) - GAP
+
+    @property
+    def width(self) -> int:
+        """Width of the page."""
+        return 2 * MARGIN + self.cell_width + self.levels * (GROUP_GAP + self.group)
+
+    def left(self, level: int, column: int = 0) -> int:
+        group_left = MARGIN + self.cell_width + GROUP_GAP + level * (self.group + GROUP_GAP)
+        return group_left + column * (self.cell_width + GAP)
+
+    def cell_height(self, image: np.ndarray) -> int:
+        return max(1, round(self.cell_width * image.shape[0] / image.shape[1]))
+
+
+def _draw_header(draw: ImageDraw.ImageDraw, layout: _Layout, columns: Sequence[str], hierarchy: Hierarchy) -> None:
+    half = layout.cell_width / 2
+    _centered(draw, MARGIN + half, MARGIN + LINE, "image")
+    for level, entry in enumerate(hierarchy.levels):
+        left, right = layout.left(level), layout.left(level) + layout.group
+        _centered(draw, (left + right) / 2, MARGIN, entry.name, bold=True)
+        draw.line((left, MARGIN + LINE - 4, right, MARGIN + LINE - 4), fill=RULE)
+        for column, title in enumerate(columns):
+            _centered(draw, layout.left(level, column) + half, MARGIN + LINE, title)
+
+
+def _draw_row(page: Image.Image, layout: _Layout, row: _Row, top: int, hierarchy: Hierarchy) -> None:
+    cell = (layout.cell_width, layout.cell_height(row.image))
+    page.paste(Image.fromarray(row.image).resize(cell, Image.Resampling.LANCZOS), (MARGIN, top))
+    for level, panels in enumerate(row.panels):
+        for column, ids in enumerate(panels):
+            panel = colorize(_resize(ids, cell), level, hierarchy)
+            page.paste(Image.fromarray(panel), (layout.left(level, column), top))
+
+
+def _draw_legends(draw: ImageDraw.ImageDraw, legends: list[list[LegendLine]], top: int, hierarchy: Hierarchy) -> None:
     for level, lines in enumerate(legends):
         draw.text((MARGIN, top), hierarchy.levels[level].name, fill=INK, font=_font(TEXT, bold=True))
         top += LINE
         for line in lines:
             for left, name, node in line:
-                _chip(draw, MARGIN + left, top + 3, node, hierarchy)
-                ink = INK if node is not None else FAINT
-                draw.text((MARGIN + left + CHIP + 6, top + 1), name, fill=ink, font=_font(TEXT))
+                _draw_chip(draw, MARGIN + left, top + 3, node, hierarchy)
+                ink = FAINT if node is None else INK
+                draw.text((MARGIN + left + CHIP + CHIP_GAP, top + 1), name, fill=ink, font=_font(TEXT))
             top += LINE
         top += GAP
-    return page
-
-
-Legend = list[tuple[str, int | None]]
-"""Names with their node index, IGNORE_INDEX for the hatch, None for text without a colour."""
 
 
 def _classes_shown(panels: Sequence[np.ndarray], level: int, hierarchy: Hierarchy) -> Legend:
@@ -121,11 +191,11 @@ def _classes_shown(panels: Sequence[np.ndarray], level: int, hierarchy: Hierarch
     return legend
 
 
-def _flow(legend: Legend, width: int) -> list[list[tuple[int, str, int | None]]]:
-    """Break a legend into lines of (left, name, node) that fit `width` px."""
+def _flow(legend: Legend, width: int) -> list[LegendLine]:
+    """Break a legend into lines that fit `width` px."""
     lines, left = [[]], 0
     for name, node in legend:
-        needed = CHIP + 6 + round(_font(TEXT).getlength(name)) + 18
+        needed = CHIP + CHIP_GAP + round(_font(TEXT).getlength(name)) + NAME_GAP
         if lines[-1] and left + needed > width:
             lines.append([])
             left = 0
@@ -134,7 +204,7 @@ def _flow(legend: Legend, width: int) -> list[list[tuple[int, str, int | None]]]
     return lines
 
 
-def _chip(draw: ImageDraw.ImageDraw, left: int, top: int, node: int | None, hierarchy: Hierarchy) -> None:
+def _draw_chip(draw: ImageDraw.ImageDraw, left: int, top: int, node: int | None, hierarchy: Hierarchy) -> None:
     if node is None:
         return
     if node == IGNORE_INDEX:
@@ -144,15 +214,15 @@ def _chip(draw: ImageDraw.ImageDraw, left: int, top: int, node: int | None, hier
             draw.line((left + start, top + CHIP, left + CHIP, top + start), fill=(HATCH_LIGHT,) * 3)
     else:
         draw.rectangle((left, top, left + CHIP, top + CHIP), fill=tuple(hierarchy.colors[node].tolist()))
-    draw.rectangle((left, top, left + CHIP, top + CHIP), outline=(150, 154, 160))
+    draw.rectangle((left, top, left + CHIP, top + CHIP), outline=OUTLINE)
 
 
-def _centered(draw: ImageDraw.ImageDraw, x: float, top: int, text: str, fill, *, bold: bool = False) -> None:
-    draw.text((x, top), text, fill=fill, font=_font(TEXT, bold=bold), anchor="ma")
+def _centered(draw: ImageDraw.ImageDraw, x: float, top: int, text: str, *, bold: bool = False) -> None:
+    draw.text((x, top), text, fill=INK, font=_font(TEXT, bold=bold), anchor="ma")
 
 
-def _nearest(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize H,W class numbers of any integer type to `size` (width, height) by nearest pixel."""
+def _resize(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize H,W class numbers of any integer type to `size` (width, height) by the nearest pixel."""
     rows = ((np.arange(size[1]) + 0.5) * ids.shape[0] / size[1]).astype(np.int64)
     columns = ((np.arange(size[0]) + 0.5) * ids.shape[1] / size[0]).astype(np.int64)
     return ids[rows[:, None], columns]
@@ -160,8 +230,8 @@ def _nearest(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @lru_cache
 def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and knows the letters of most languages."""
-    import matplotlib  # here, because reading it takes longer than a picture that needs no text
+    """DejaVu Sans, which comes with matplotlib and covers the letters of most languages."""
+    import matplotlib  # slow to import, and only text needs it
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)

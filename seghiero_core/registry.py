@@ -1,8 +1,8 @@
-"""Where backbones and heads are known by name. Nothing here imports torch, so that listing stays fast.
+"""Where backbones and heads are known by name. Nothing here imports torch, so that listing them stays fast.
 
-A component is one decorated builder function. What the decorator is told (channels, strides, variants) is known
-without building anything; the builder imports its network when it is called. Its keyword-only parameters, with
-their annotations and defaults, are the options that the YAML section accepts.
+A component is one decorated builder function. The decorator's arguments (channels, variants, weights) are known without
+building anything; the builder imports its network when it is called. Its keyword-only parameters, with their
+annotations and defaults, are the options of its YAML section.
 """
 
 from __future__ import annotations
@@ -12,53 +12,48 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from annotated_types import Ge, Lt
 
 from seghiero_core.errors import UsageError, nearest
 
-Channels = tuple[int, int, int, int]
-Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+Channels = tuple[int, int, int, int]  # of C1, C2, C3, C4
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and std of R, G, B in 0..1
+Rate = Annotated[float, Ge(0), Lt(1)]  # an option that is a probability of dropping something
 
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation of the R, G, B values (0..1) of ImageNet."""
 
-Rate = Annotated[float, Ge(0), Lt(1)]
-"""An option that is a probability of dropping something."""
-
-GIVEN_BY_MODEL = ("output_stride", "embedding")
-"""Keywords of a head builder that the assembled model fills in; they are no options of the YAML."""
+_GIVEN_BY_MODEL = ("output_stride", "embedding")  # keywords of a head's builder that are not options of the YAML
 
 
-NOT_LOADED: dict[str, str] = {}
-"""Plugins that are missing, and why, each in one line: told to whoever asks for a name that isn't there."""
+class PluginSource(Protocol):
+    """Where components that aren't built in come from: the plugin loader."""
 
-_pending: list[Callable[[], object]] = []
+    @property
+    def not_loaded(self) -> Mapping[str, str]:
+        """Why something is not loaded, by what it is."""
 
-
-def before_lookup(load: Callable[[], object]) -> None:
-    """Have `load` called once, as soon as a registry is asked for more than its built-ins.
-
-    So plugins, which may be slow to import or broken, are only touched when something needs them.
-    """
-    _pending.append(load)
-
-
-def _load_pending() -> None:
-    while _pending:
-        _pending.pop(0)()
+    def load_postponed(self) -> None:
+        """Load the plugins whose loading was put off until a lookup needs them."""
 
 
 @dataclass(frozen=True)
 class BackboneEntry:
-    """What is known of a backbone family before it is built.
+    """What is known about a backbone family without building it.
 
-    `selector` is the YAML key that chooses among `variants` ("depth" or "variant"); `variants` gives the channels
-    (c1, c2, c3, c4) of each, finest stage first. `weights` lists the published tags of each variant, default first;
-    a tag with a slash is a hub repository, any other a model of timm. `statistics` is the mean and standard deviation
-    (R, G, B in 0..1) that inputs are normalised with, and `tag_statistics` those of tags that were trained with others.
+    Attributes:
+        name: Its type in the YAML.
+        build: The builder, `build(variant, **options) -> nn.Module`.
+        variants: The channels of each variant.
+        selector: The YAML key that chooses a variant: "depth" or "variant".
+        default: The variant that is built if the YAML names none.
+        source: Where the implementation comes from.
+        weights: The published tags of each variant, default first; a tag with a slash is a hub repository, others are
+            timm models.
+        statistics: The statistics that inputs are normalized with.
+        tag_statistics: The statistics of tags that were trained with others.
+        options: The options of its YAML section, by name.
     """
 
     name: str
@@ -68,16 +63,22 @@ class BackboneEntry:
     default: str
     source: str
     weights: Mapping[str, tuple[str, ...]]
-    statistics: Statistics = IMAGENET
-    tag_statistics: Mapping[str, Statistics] = field(default_factory=dict)
-
-    @property
-    def options(self) -> dict[str, inspect.Parameter]:
-        """The options of its YAML section, by name."""
-        return keyword_options(self.build)
+    statistics: Statistics
+    tag_statistics: Mapping[str, Statistics]
+    options: Mapping[str, inspect.Parameter]
 
     def check_variant(self, variant: object) -> str:
-        """`variant` as the tables write it. Raises UsageError with the nearest one where there is none."""
+        """Check a variant that a user gave.
+
+        Args:
+            variant: The value from the YAML or the command line, such as 50 or "tiny".
+
+        Returns:
+            The variant as a key of `variants`.
+
+        Raises:
+            UsageError: When there is no such variant.
+        """
         if str(variant) not in self.variants:
             raise UsageError(
                 f"{self.name} has no {self.selector} '{variant}'.{nearest(variant, self.variants)} "
@@ -86,86 +87,113 @@ class BackboneEntry:
         return str(variant)
 
     def strides(self, output_stride: int = 32) -> tuple[int, int, int, int]:
-        """Strides of C1..C4, px of the input per px of the map, where C4's is `output_stride`."""
+        """Return the strides of C1 to C4.
+
+        Args:
+            output_stride: C4's stride: 8, 16 or 32 px of the input.
+
+        Returns:
+            The four strides, in px of the input.
+        """
         return (4, 8, min(16, output_stride), output_stride)
 
 
 @dataclass(frozen=True)
 class HeadEntry:
-    """What is known of a head before it is built; `proj_dim` is its default projection width."""
+    """What is known about a head without building it.
+
+    Attributes:
+        name: Its type in the YAML.
+        build: The builder, `build(in_channels_list, num_classes, proj_dim, **options) -> nn.Module`.
+        proj_dim: Its default projection width, in channels.
+        summary: One line that says what it is.
+        options: The options of its YAML section, by name.
+        receives: Which of "output_stride" and "embedding" the assembled model passes to its builder.
+    """
 
     name: str
     build: Callable[..., Any]
     proj_dim: int
     summary: str
-
-    @property
-    def options(self) -> dict[str, inspect.Parameter]:
-        """The options of its YAML section, by name."""
-        return {k: p for k, p in keyword_options(self.build).items() if k not in GIVEN_BY_MODEL}
+    options: Mapping[str, inspect.Parameter]
+    receives: tuple[str, ...]
 
 
 @dataclass
 class Registry:
-    """Entries of one kind, by name; those of `package` are registered by importing every module in it."""
+    """The backbones or the heads, by name.
+
+    Attributes:
+        kind: "backbone" or "head".
+        package: The package of the built-ins; importing its modules registers them.
+        entries: What is registered so far.
+        loaded: Whether the built-ins were imported.
+        plugins: The source of other components; set by the plugin loader.
+    """
 
     kind: str
     package: str
     entries: dict[str, Any] = field(default_factory=dict)
     loaded: bool = False
+    plugins: PluginSource | None = None
 
     def add(self, entry: BackboneEntry | HeadEntry) -> None:
+        """Register a component; a module that is imported again replaces its own.
+
+        Args:
+            entry: What is known about it.
+
+        Raises:
+            UsageError: When another module has registered the name.
+        """
         known = self.entries.get(entry.name)
         if known and known.build.__module__ != entry.build.__module__:
-            raise UsageError(
-                f"{self.kind} '{entry.name}' of {entry.build.__module__} is already registered by "
-                f"{known.build.__module__}; give it another name."
-            )
+            own, other = entry.build.__module__, known.build.__module__
+            raise UsageError(f"{self.kind} '{entry.name}' in {own} is already registered by {other}; rename it.")
         self.entries[entry.name] = entry
 
     def names(self) -> list[str]:
+        """List all components, those of plugins included.
+
+        Returns:
+            Their names, sorted.
+        """
         self.load_built_ins()
-        _load_pending()
+        if self.plugins:
+            self.plugins.load_postponed()
         return sorted(self.entries)
 
     def get(self, name: str) -> Any:
-        """The entry of `name`. Raises UsageError that also tells which plugins are missing, and why."""
+        """Look up a component; plugins are loaded only if no built-in has the name.
+
+        Args:
+            name: The type from the YAML or the command line.
+
+        Returns:
+            Its `BackboneEntry` or `HeadEntry`.
+
+        Raises:
+            UsageError: When there is none; the message says which plugins are not loaded, and why.
+        """
         self.load_built_ins()
-        if name not in self.entries:
-            _load_pending()
-        if name not in self.entries:
-            missing = "".join(f"\nNot loaded: {plugin} ({reason})." for plugin, reason in NOT_LOADED.items())
+        if name not in self.entries and name not in self.names():  # which loads the plugins
+            reasons = self.plugins.not_loaded if self.plugins else {}
+            missing = "".join(f"\nNot loaded: {what} ({reason})." for what, reason in reasons.items())
             raise UsageError(
-                f"there is no {self.kind} '{name}'.{nearest(name, self.entries)} "
-                f"Known: {', '.join(self.names())}. Your own come from ./seghiero_plugins, from what `plugins:` of the "
-                f"config lists, and from --plugin.{missing}"
+                f"unknown {self.kind} '{name}'.{nearest(name, self.entries)} Known: {', '.join(self.names())}. "
+                "Plugins are loaded from ./seghiero_plugins, `plugins:` in the config, and --plugin; in Python, by "
+                f"seghiero_core.plugins.load_found_plugins().{missing}"
             )
         return self.entries[name]
 
     def load_built_ins(self) -> None:
-        """Import the built-ins if that hasn't been done; plugins stay untouched."""
-        if not self.loaded:
-            self.loaded = True
-            import_modules_of(importlib.import_module(self.package))
-
-
-def import_modules_of(package: ModuleType) -> None:
-    """Import every module directly in `package` (not its sub-packages), so that their decorators run."""
-    for module in pkgutil.iter_modules(package.__path__):
-        if not module.ispkg:
-            importlib.import_module(f"{package.__name__}.{module.name}")
-
-
-def keyword_options(build: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of a builder: the options its YAML section accepts."""
-    options = {}
-    for name, option in inspect.signature(build).parameters.items():
-        if option.kind is inspect.Parameter.KEYWORD_ONLY:
-            annotation = option.annotation
-            if isinstance(annotation, str):  # only these are evaluated: others may name types of torch
-                annotation = eval(annotation, build.__globals__)
-            options[name] = option.replace(annotation=annotation)
-    return options
+        """Import the built-ins unless that is done already. Plugins are not touched."""
+        if self.loaded:
+            return
+        self.loaded = True
+        for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__, f"{self.package}."):
+            if not module.ispkg:
+                importlib.import_module(module.name)
 
 
 BACKBONES = Registry("backbone", "seghiero_core.backbones")
@@ -184,16 +212,29 @@ def register_backbone(
     statistics: Statistics = IMAGENET,
     tag_statistics: Mapping[str, Statistics] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register `build(variant, *, options...) -> nn.Module` under `name`.
+    """Register `build(variant, *, options...) -> nn.Module` as a backbone.
 
-    Give `variants` (a table from variant to its four channels), or `channels` for a network of one size.
+    Args:
+        name: Its type in the YAML.
+        variants: A table from variant to channels; or give `channels`.
+        channels: The channels of a network of one size.
+        selector: The YAML key that chooses a variant.
+        default: The variant that is built if the YAML names none. Default: the first one.
+        source: Where the implementation comes from. Default: the builder's module.
+        weights, statistics, tag_statistics: See `BackboneEntry`.
+
+    Returns:
+        The decorator; it returns the builder unchanged and raises UsageError when the name is taken.
+
+    Raises:
+        UsageError: When channels are given twice, not at all, or not for four stages.
     """
     if (variants is None) == (channels is None):
         raise UsageError(f"backbone '{name}': give either variants={{...}} or channels=(c1, c2, c3, c4).")
     table = {str(k): tuple(v) for k, v in (variants or {"default": channels}).items()}
     for variant, widths in table.items():
         if len(widths) != 4:
-            raise UsageError(f"backbone '{name}', {variant}: {len(widths)} channels given, four stages needed.")
+            raise UsageError(f"backbone '{name}', {variant}: expected the channels of 4 stages, found {len(widths)}.")
 
     def decorate(build: Callable[..., Any]) -> Callable[..., Any]:
         BACKBONES.add(
@@ -207,6 +248,7 @@ def register_backbone(
                 weights={str(k): tuple(v) for k, v in (weights or {}).items()},
                 statistics=statistics,
                 tag_statistics=dict(tag_statistics or {}),
+                options=_keyword_options(f"backbone '{name}'", build),
             )
         )
         return build
@@ -215,15 +257,43 @@ def register_backbone(
 
 
 def register_head(name: str, *, proj_dim: int = 256) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register `build(in_channels_list, num_classes, proj_dim, *, options...) -> nn.Module` under `name`.
+    """Register `build(in_channels_list, num_classes, proj_dim, *, options...) -> nn.Module` as a head.
 
-    A builder that has a keyword `output_stride` is given C4's real stride, and one that has a keyword `embedding` is
-    told whether to build the embedding; neither is a YAML option of the head.
+    A builder with a keyword `output_stride` receives C4's actual stride, and one with a keyword `embedding` whether to
+    build the embedding. Neither is an option of the YAML.
+
+    Args:
+        name: Its type in the YAML.
+        proj_dim: The default width of its projections and of the embedding, in channels.
+
+    Returns:
+        The decorator; it returns the builder unchanged and raises UsageError when the name is taken.
     """
 
     def decorate(build: Callable[..., Any]) -> Callable[..., Any]:
-        summary = (inspect.getdoc(build) or "").partition("\n")[0]
-        HEADS.add(HeadEntry(name=name, build=build, proj_dim=proj_dim, summary=summary))
+        keywords = _keyword_options(f"head '{name}'", build)
+        HEADS.add(
+            HeadEntry(
+                name=name,
+                build=build,
+                proj_dim=proj_dim,
+                summary=(inspect.getdoc(build) or "").partition("\n")[0],
+                options={key: option for key, option in keywords.items() if key not in _GIVEN_BY_MODEL},
+                receives=tuple(key for key in _GIVEN_BY_MODEL if key in keywords),
+            )
+        )
         return build
 
     return decorate
+
+
+def _keyword_options(component: str, build: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters of a builder, with their annotations as types."""
+    try:
+        parameters = inspect.signature(build, eval_str=True).parameters.values()
+    except NameError as error:
+        raise UsageError(
+            f"{component}: an annotation of {build.__name__}() can't be resolved ({error}); import that name not only "
+            "`if TYPE_CHECKING`, or use Any."
+        ) from None
+    return {option.name: option for option in parameters if option.kind is option.KEYWORD_ONLY}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,16 +132,19 @@ def tiny_run(starter_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the examples of the documentation run: after `seghiero init my-project` and a short training.
+    """Where the examples of the documentation run: after `seghiero init my-project`, a training and an export.
 
     Beside it lie street.jpg and street.png, an image with its mask.
     """
+    from seghiero_core.export.options import ExportOptions
+    from seghiero_core.export.single_file import export_checkpoint
     from seghiero_core.scaffold.starter import write_starter
     from support.tiny import TINY, save_untrained
 
     folder = tmp_path_factory.mktemp("docs")
     cfg = write_starter(folder / "my-project")
-    save_untrained(cfg, [*TINY, "output.name=demo"])
+    run = save_untrained(cfg, [*TINY, "output.name=demo"]).run_dir
+    export_checkpoint(run / "best", run / "model.onnx", ExportOptions())
     data = cfg.parent / "data" / "val"
     Image.open(sorted((data / "images").iterdir())[0]).convert("RGB").save(folder / "street.jpg")
     shutil.copy(sorted((data / "masks").iterdir())[0], folder / "street.png")
@@ -151,31 +153,12 @@ def project_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """An empty current folder; whatever plugins are loaded in the test are gone after it."""
-    from seghiero_core import registry
-    from seghiero_core.plugins import loading as plugins
+    """An empty current folder, and a plugin loader that has loaded nothing and sees no installed plugins."""
+    from seghiero_core.plugins import VARIABLE, PluginLoader, use_loader
 
-    registries = (registry.BACKBONES, registry.HEADS)
-    for each in registries:
-        each.load_built_ins()
-    kept = [dict(each.entries) for each in registries]
-    modules, path = dict(sys.modules), list(sys.path)
-    state = (plugins.LOADED, registry.NOT_LOADED, registry._pending)
-    for collection in state:
-        collection.clear()
-    monkeypatch.delenv(plugins.VARIABLE, raising=False)
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [])
+    monkeypatch.delenv(VARIABLE, raising=False)
     folder = tmp_path / "workplace"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    yield folder
-    for each, entries in zip(registries, kept, strict=True):
-        each.entries.clear()
-        each.entries.update(entries)
-    for collection in state:
-        collection.clear()
-    plugins.configure_plugins()
-    sys.path[:] = path
-    for name in set(sys.modules) - set(modules):
-        if name.partition(".")[0] in ("seghiero_plugins", "extra", "lone", "seghiero_mynet"):
-            del sys.modules[name]
+    with use_loader(PluginLoader(list_entry_points=tuple)):
+        yield folder

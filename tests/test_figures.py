@@ -1,3 +1,5 @@
+"""Drawing: class colors, and where each panel and legend of a grid is."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -8,7 +10,7 @@ from seghiero_core.figures import colorize, prediction_grid, truth_at_level
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 
 
-def test_colorize_uses_class_colours_and_hatches_the_ignored(ragged):
+def test_colorize_uses_class_colors_and_hatches_the_ignored(ragged):
     for level, entry in enumerate(ragged.levels):
         ids = np.arange(len(entry.nodes))[None]
         assert np.array_equal(colorize(ids, level, ragged)[0], ragged.colors[list(entry.nodes)])
@@ -58,7 +60,7 @@ def test_grid_shows_each_panel_where_its_column_is(ragged):
     assert grid.shape[1] == left + figures.MARGIN
 
 
-def test_legend_has_the_colours_of_the_classes_shown_and_no_others(ragged):
+def test_legend_has_the_colors_of_the_classes_shown_and_no_others(ragged):
     image, target, prediction = scene(ragged, (20, 30))
     target[:] = ragged.index_of("sky")
     boots = ragged.leaf_to_level[:, ragged.index_of("boots")]

@@ -29,6 +29,7 @@ FLOORS = [
     "predict doctor testing",
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def module_name(path: Path) -> str:
@@ -137,16 +138,31 @@ def test_templates_hold_no_python_files():
 
 def test_the_readme_opens_with_the_two_commands_and_stays_short():
     text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= 150
+    assert len(text.splitlines()) <= 120
     commands = re.findall(r"^    (.+)$", text, flags=re.MULTILINE)
     assert commands[:2] == ["pip install . && seghiero demo", "pip install '.[dev]' && pytest"]
 
 
 def test_every_command_that_the_readme_names_exists(run):
     text = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"seghiero ([a-z][a-z-]+)", text)) - {"trains"}
+    named = set(re.findall(r"seghiero ([a-z][a-z-]+)", text))
     code, out, _ = run("--help")
     assert code == 0
     assert named
     for command in named:
         assert command in out, f"README names `seghiero {command}`, which is no command"
+
+
+def test_the_contributing_guide_stays_short():
+    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 80
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_resolve(page):
+    links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in link]
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_every_page_is_linked_from_the_readme():
+    linked = set(re.findall(r"\((docs/\w[\w-]*\.md)\)", (ROOT / "README.md").read_text()))
+    assert linked >= {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
