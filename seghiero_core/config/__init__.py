@@ -1,4 +1,4 @@
-"""The YAML of a run: what it may hold, and reading it."""
+"""The config of a run: the schema of its YAML file, and loading it."""
 
 from seghiero_core.config.loading import load_config, parse_config
 from seghiero_core.config.schema import Config

@@ -1,9 +1,9 @@
-"""What the YAML file may say: its sections, their keys, types and defaults."""
+"""The sections of the YAML file, their keys, types and defaults. docs/config.md explains every key."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,96 +11,96 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
 
+from seghiero_core.hierarchy.section import LARGEST_VALUE, check_labels, check_tree, short_repr
 from seghiero_core.hierarchy.tree import Hierarchy
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+
+def _error(expected: str, value: Any) -> ValueError:
+    return ValueError(f"expected {expected}, found {short_repr(value)}")
 
 
-class Section(BaseModel):
-    """A mapping of the YAML: frozen, and a key that it doesn't know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+def _is_whole_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-class Component(BaseModel):
-    """A section whose further keys are the options of the component that `type` names."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-
-def _labels(value: Any) -> dict[int, str]:
-    if not isinstance(value, Mapping | Sequence) or isinstance(value, str) or not value:
-        raise ValueError("should be a list of names, or a mapping from mask value to name")
-    pairs = dict(value) if isinstance(value, Mapping) else dict(enumerate(value))
-    for number, name in pairs.items():
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= 65535:
-            raise ValueError(f"should have mask values from 0 to 65535, not {number!r}")
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"should hold names; {name!r} is none (put it in quotes if it is meant)")
-    return pairs
-
-
-def _tree(value: Any) -> Any:
-    if value is None or isinstance(value, str):
+def _auto_or_whole_number(value: Any, least: int) -> Any:
+    if value == "auto" or (_is_whole_number(value) and value >= least):
         return value
-    if isinstance(value, Mapping):
-        for name in value:
-            if not isinstance(name, str):
-                raise ValueError(f"should hold names; {name!r} is none (put it in quotes if it is meant)")
-        return {name: _tree(children) for name, children in value.items()}
-    if isinstance(value, Sequence):
-        return [_tree(item) for item in value]
-    raise ValueError(f"should hold names; {value!r} is none (put it in quotes if it is meant)")
+    raise _error(f"'auto' or a whole number from {least}", value)
 
 
-def _auto_or_count(least: int):
-    def check(value: Any) -> Any:
-        if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= least):
-            return value
-        raise ValueError(f"should be 'auto' or a whole number from {least}")
+def _batch_size(value: Any) -> Any:
+    return _auto_or_whole_number(value, least=1)
 
-    return BeforeValidator(check)
+
+def _workers(value: Any) -> Any:
+    return _auto_or_whole_number(value, least=0)
 
 
 def _device(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"auto|cpu|cuda|cuda:\d+|mps", value):
         return value
-    raise ValueError("should be auto, cpu, cuda, cuda:N or mps")
+    raise _error("auto, cpu, cuda, cuda:N or mps", value)
 
 
 def _save_every(value: Any) -> Any:
-    """Steps as a number, or a time such as 90s, 10m, 2h."""
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+    if value is None or (_is_whole_number(value) and value > 0):
         return value
     if isinstance(value, str) and re.fullmatch(r"[1-9]\d*[smh]", value):
         return value
-    raise ValueError("should be a number of steps, or a time such as 90s, 10m or 2h")
+    raise _error("a number of steps, or a time such as 90s, 10m or 2h", value)
 
 
 def _freeze(value: Any) -> Any:
-    if value == "backbone" or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 4):
+    if value == "backbone" or (_is_whole_number(value) and 0 <= value <= 4):
         return value
-    raise ValueError("should be 'backbone', or how many of its 4 stages to freeze")
+    raise _error("'backbone', or a number of stages from 0 to 4", value)
 
 
 def _pretrained(value: Any) -> Any:
     if isinstance(value, bool) or (isinstance(value, str) and value):
         return value
-    raise ValueError("should be true, false, a published tag or a path")
+    raise _error("true, false, a tag of published weights, or a path", value)
+
+
+def _pair(value: Any) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
+        return value
+    raise _error("a list of two numbers", value)
 
 
 def _range(value: tuple[float, float]) -> tuple[float, float]:
     if not 0 < value[0] <= value[1]:
-        raise ValueError("should be [smallest, largest], both above 0")
+        raise _error("[smallest, largest], both above 0", list(value))
     return value
 
 
-class SplitConfig(Section):
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    """A section of the YAML file. It is frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Component(BaseModel):
+    """A section whose other keys are the options of the component that `type` names."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class SplitConfig(_Section):
+    """`dataset.train`, `dataset.val` or `dataset.test`: the folders of a split."""
+
     images: Path
     masks: Path
 
 
-class DatasetConfig(Section):
+class DatasetConfig(_Section):
+    """`dataset`: where the images and masks are, and how much of them to check before training."""
+
     root: Path = Path()
     train: SplitConfig
     val: SplitConfig
@@ -110,54 +110,65 @@ class DatasetConfig(Section):
     check: Literal["full", "fast"] = "full"
 
 
-class ClassesConfig(Section):
-    """`preset` is replaced by what it stands for before validation: a valid section says everything itself."""
+class ClassesConfig(_Section):
+    """`classes`: the labels and their tree.
+
+    A `preset` is replaced by the keys that it stands for before validation, so a valid section has none.
+    """
 
     preset: Annotated[None, Field(exclude=True)] = None
-    labels: Annotated[dict[int, str], BeforeValidator(_labels)]
-    tree: Annotated[Any, BeforeValidator(_tree)] = None
-    ignore: Annotated[int, Field(ge=0, le=65535)] = 255
+    labels: Annotated[dict[int, str], BeforeValidator(check_labels)]
+    tree: Annotated[Any, BeforeValidator(check_tree)] = None
+    ignore: Annotated[int, Field(ge=0, le=LARGEST_VALUE)] = 255
     colors: dict[str, list[int]] | None = None
 
 
-class BackboneConfig(Component):
+class BackboneConfig(_Component):
+    """`backbone`: its type, its weights, and the type's own options."""
+
     type: str = "resnet"
     pretrained: Annotated[bool | str, BeforeValidator(_pretrained)] = False
 
 
-class HeadConfig(Component):
+class HeadConfig(_Component):
+    """`head`: its type, its width, and the type's own options."""
+
     type: str = "aspp"
     proj_dim: PositiveInt | None = None
 
 
-class TransformConfig(Section):
-    size: tuple[PositiveInt, PositiveInt] = (512, 512)
-    scale: Annotated[tuple[float, float], AfterValidator(_range)] = (0.5, 2.0)
-    flip: Fraction = 0.5
-    color_jitter: Fraction = 0.3
+class TransformConfig(_Section):
+    """`transform`: how training images are augmented."""
+
+    size: Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_pair)] = (512, 512)
+    scale: Annotated[tuple[float, float], BeforeValidator(_pair), AfterValidator(_range)] = (0.5, 2.0)
+    flip: _Fraction = 0.5
+    color_jitter: _Fraction = 0.3
 
 
-class TrainingConfig(Section):
+class TrainingConfig(_Section):
+    """`training`: the device, the optimizer, the schedule, and what is saved when."""
+
     device: Annotated[str, BeforeValidator(_device)] = "auto"
     epochs: PositiveInt = 100
-    batch_size: Annotated[Any, _auto_or_count(1)] = 8
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    backbone_lr: Annotated[float, Field(gt=0)] | None = None
+    batch_size: Annotated[Any, BeforeValidator(_batch_size)] = 8
+    lr: _PositiveFloat = 1e-3
+    backbone_lr: _PositiveFloat | None = None
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     freeze: Annotated[Any, BeforeValidator(_freeze)] = 0
     freeze_norm: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    warmup: Fraction = 0.05
+    warmup: _Fraction = 0.05
     power: Annotated[float, Field(ge=0)] = 0.9
     gradient_accumulation: PositiveInt = 1
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    clip_norm: _PositiveFloat | None = None
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     max_bad_steps: PositiveInt = 10
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     compile: bool = False
     seed: Annotated[int, Field(ge=0)] = 0
-    workers: Annotated[Any, _auto_or_count(0)] = "auto"
+    workers: Annotated[Any, BeforeValidator(_workers)] = "auto"
     validate_every: PositiveInt = 1
     monitor: str = "mean_miou"
     save_every: Annotated[Any, BeforeValidator(_save_every)] = None
@@ -165,13 +176,15 @@ class TrainingConfig(Section):
     processes: PositiveInt | None = None
 
 
-class OutputConfig(Section):
+class OutputConfig(_Section):
+    """`output`: where the run folder goes."""
+
     dir: Path = Path("runs")
     name: str | None = None
 
 
-class Config(Section):
-    """A whole, validated config. Paths in it are absolute; `classes` is known to make a tree."""
+class Config(_Section):
+    """A whole config. `load_config` returns it validated, with absolute paths and with classes that form a tree."""
 
     dataset: DatasetConfig
     classes: ClassesConfig
@@ -186,7 +199,7 @@ class Config(Section):
 
     @cached_property
     def hierarchy(self) -> Hierarchy:
-        """The class tree, built once. Raises ConfigError where `classes` makes no tree."""
+        """The class tree, built once."""
         return Hierarchy.from_config(self.classes)
 
     @property
@@ -195,7 +208,11 @@ class Config(Section):
         return self.output.dir / str(self.output.name)
 
     def to_yaml(self) -> str:
-        """The resolved config as a YAML document that loads to an equal one, wherever it lies."""
+        """Write the config as a YAML document that loads to an equal config from any folder.
+
+        Returns:
+            The text of the document.
+        """
         document = self.model_dump(mode="json")
-        document["classes"]["labels"] = dict(self.classes.labels)  # JSON's keys are strings, mask values are numbers
+        document["classes"]["labels"] = dict(self.classes.labels)  # JSON keys are strings, mask values are numbers
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)

@@ -1,1 +1,1 @@
-"""From folders to batches: finding, checking, decoding and augmenting images and their masks."""
+"""From folders to batches: find, check, decode and augment images and their masks."""

@@ -1,4 +1,4 @@
-"""Every fault of a data set in one message, before the first step."""
+"""Checking a data set before the first step: all its faults are reported in one message."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import Literal
 import numpy as np
 
 from seghiero_core.data.images import (
-    NO_LABEL,
     check_mask_mode,
-    node_table,
-    opened,
+    exif_swaps_sides,
+    open_image,
     read_mask,
-    to_nodes,
-    turned_on_its_side,
+    unknown_labels_error,
+    unknown_values,
     upright_size,
 )
 from seghiero_core.data.samples import Sample
 from seghiero_core.errors import DataError, shorten
-from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
+from seghiero_core.hierarchy.tree import Hierarchy
 
-FAULTS_SHOWN = 10
-DECODED_WHEN_FAST = 64
-CHUNK = 1 << 20  # pixels counted at a time, which bounds memory whatever the image's size
+_FAULTS_SHOWN = 10
+DECODED_BY_FAST_CHECK = 64
+PIXELS_PER_CHUNK = 1 << 20  # counted at a time, which bounds the memory for images of any size
+_UINT16_VALUES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was seen of a split.
+    """What the check of one split found.
 
     Attributes:
-        samples: the number of pairs.
-        sizes: how many images have each size (H, W), px.
-        decoded: the number of pairs that were decoded and counted; less than `samples` after a fast check.
-        pixels: N int64, pixels of the decoded masks that are labelled with each node.
-        ignored: pixels of the decoded masks that are ignored.
+        samples: Number of pairs.
+        sizes: Number of images of each size (H, W) in px.
+        decoded: Number of pairs that were decoded and counted; fewer than `samples` after a fast check.
+        pixels: N int64, pixels of the decoded masks that are labeled with each node.
+        ignored: Ignored pixels of the decoded masks.
     """
 
     samples: int
@@ -49,6 +49,14 @@ class Audit:
     ignored: int
 
 
+@dataclass(frozen=True)
+class _Inspection:
+    """What was found in one pair: its size (H, W), and the pixels of each mask value, None where not decoded."""
+
+    size: tuple[int, int]
+    pixels: dict[int, int] | None
+
+
 def audit(
     samples: Sequence[Sample],
     hierarchy: Hierarchy,
@@ -56,90 +64,93 @@ def audit(
     check: Literal["full", "fast"] = "full",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Audit:
-    """Check that each image decodes and that its mask has one channel, the image's size, and no value but labels.
+    """Check that every image decodes, and that its mask has one channel, the image's size and known labels.
 
-    "full" decodes everything; "fast" reads all headers and decodes 64 pairs spread evenly (the loaders check the
-    rest as it comes). Threads do the work: Pillow frees the interpreter's lock while it decodes.
+    Threads do the work: Pillow releases the interpreter's lock while it decodes.
 
     Args:
-        on_progress: called with (pairs done, pairs in all).
+        samples: The pairs of one split.
+        hierarchy: The class tree.
+        check: "full" decodes everything; "fast" reads all headers and decodes 64 evenly spaced pairs (the loaders check
+            the others during training).
+        on_progress: Called with (pairs done, number of pairs).
 
-    Raises DataError with the first ten faults, in the order of `samples`, and the number of all.
+    Returns:
+        The sizes and pixel counts of the split.
+
+    Raises:
+        DataError: When there are faults; it lists the first ten, in the order of `samples`, and the number of the rest.
     """
-    table = node_table(hierarchy)
-    step = 1 if check == "full" else max(1, len(samples) // DECODED_WHEN_FAST)
+    step = 1 if check == "full" else max(1, len(samples) // DECODED_BY_FAST_CHECK)
 
-    def inspect(position: int):
+    def inspect(position: int) -> _Inspection | DataError:
         try:
-            return _inspect(samples[position], table, len(hierarchy), decode=position % step == 0)
+            return _inspect(samples[position], hierarchy, decode=position % step == 0)
         except DataError as error:
-            return str(error)
+            return error
 
     sizes: Counter[tuple[int, int]] = Counter()
-    pixels, ignored, decoded, faults = np.zeros(len(hierarchy), dtype=np.int64), 0, 0, []
+    pixels: Counter[int] = Counter()  # by mask value
+    decoded, faults = 0, []
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
         for done, result in enumerate(pool.map(inspect, range(len(samples))), start=1):
-            if isinstance(result, str):
+            if isinstance(result, DataError):
                 faults.append(result)
             else:
-                size, counts = result
-                sizes[size] += 1
-                if counts is not None:
-                    pixels += counts[:-1]
-                    ignored += int(counts[-1])
+                sizes[result.size] += 1
+                if result.pixels is not None:
+                    pixels.update(result.pixels)
                     decoded += 1
             if on_progress:
                 on_progress(done, len(samples))
     if faults:
-        raise DataError(shorten(faults, FAULTS_SHOWN, separator="\n"))
-    return Audit(len(samples), dict(sizes), decoded, pixels, ignored)
+        raise DataError(shorten(faults, _FAULTS_SHOWN, separator="\n"))
+    by_node = np.zeros(len(hierarchy), dtype=np.int64)
+    for value, node in hierarchy.values.items():
+        by_node[node] = pixels[value]
+    return Audit(len(samples), dict(sizes), decoded, by_node, pixels[hierarchy.ignore])
 
 
-def _inspect(sample: Sample, table: np.ndarray, num_nodes: int, *, decode: bool):
-    """((H, W), N+1 pixel counts with the ignored last, or None where not decoded); raises DataError for a fault."""
-    with opened(sample.image) as image:
-        size, turned = upright_size(image), turned_on_its_side(image)
+def _inspect(sample: Sample, hierarchy: Hierarchy, *, decode: bool) -> _Inspection:
+    """Check one pair, and raise DataError for its first fault."""
+    with open_image(sample.image) as image:
+        size, swapped = upright_size(image), exif_swaps_sides(image)
         if decode:
-            # A JPEG decoded at an eighth still reads every byte, so it shows truncation at a third of the cost.
+            # Decoding a JPEG at an eighth of its size still reads every byte, so it finds a truncated file at a third
+            # of the cost.
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
-    with opened(sample.mask) as mask:
+    with open_image(sample.mask) as mask:
         check_mask_mode(mask, sample.mask)
         mask_size = (mask.height, mask.width)
     if mask_size != size:
-        hint = (
-            " The image's EXIF orientation turns it on its side, its mask fits the unturned picture: turn the mask."
-            if turned and mask_size == size[::-1]
-            else " Export the mask at the image's size, without interpolation."
-        )
+        if swapped and mask_size == size[::-1]:
+            hint = "The image's EXIF orientation rotates it by a quarter turn, but its mask is not rotated: rotate it."
+        else:
+            hint = "Export the mask at the image's size, without interpolation."
         raise DataError(
             f"{sample.mask} is {mask_size[0]}x{mask_size[1]} px (HxW), its image {sample.image} is "
-            f"{size[0]}x{size[1]}.{hint}"
+            f"{size[0]}x{size[1]}. {hint}"
         )
-    return size, _count(sample, table, num_nodes) if decode else None
+    if not decode:
+        return _Inspection(size, None)
+    pixels = _count_values(read_mask(sample.mask))
+    if unknown := unknown_values(pixels, hierarchy):
+        raise unknown_labels_error(sample.mask, unknown)
+    return _Inspection(size, pixels)
 
 
-def _count(sample: Sample, table: np.ndarray, num_nodes: int) -> np.ndarray:
-    values = read_mask(sample.mask).ravel()
-    counts, strangers = np.zeros(num_nodes + 1, dtype=np.int64), Counter()
-    for start in range(0, len(values), CHUNK):
-        chunk = values[start : start + CHUNK]
-        nodes = to_nodes(chunk, table)
-        strange = nodes == NO_LABEL
-        if strange.any():
-            strangers.update(dict(zip(*np.unique(chunk[strange], return_counts=True), strict=True)))
-            nodes = nodes[~strange]
-        nodes[nodes == IGNORE_INDEX] = num_nodes
-        counts += np.bincount(nodes, minlength=num_nodes + 1)
-    if strangers:
-        raise strange_values(sample, strangers)
-    return counts
-
-
-def strange_values(sample: Sample, strangers: Counter) -> DataError:
-    """The error for a mask with values that are no label; `strangers` counts the pixels of each."""
-    listed = shorten([f"{int(value)} ({count} px)" for value, count in strangers.most_common()], 5)
-    return DataError(
-        f"{sample.mask} holds values that are no label: {listed}. Add them to classes.labels, or set "
-        "classes.ignore to a value that should count nowhere."
-    )
+def _count_values(mask: np.ndarray) -> dict[int, int]:
+    """The number of pixels of each value that occurs in a mask of any integer dtype."""
+    counts = np.zeros(_UINT16_VALUES, dtype=np.int64)
+    others: Counter[int] = Counter()
+    pixels = mask.ravel()
+    for start in range(0, len(pixels), PIXELS_PER_CHUNK):
+        chunk = pixels[start : start + PIXELS_PER_CHUNK]
+        if chunk.dtype.itemsize > 2:
+            is_uint16 = (chunk >= 0) & (chunk < _UINT16_VALUES)
+            others.update(chunk[~is_uint16].tolist())
+            chunk = chunk[is_uint16]
+        counts += np.bincount(chunk, minlength=_UINT16_VALUES)
+    found = np.flatnonzero(counts)
+    return dict(zip(found.tolist(), counts[found].tolist(), strict=True)) | dict(others)

@@ -1,4 +1,4 @@
-"""Batches. No worker holds state: what a sample becomes follows from its key and the seed alone."""
+"""Batches of samples. Workers hold no state: a sample follows from its key and the seed alone."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import os
 import signal
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from seghiero_core.data.audit import strange_values
-from seghiero_core.data.images import NO_LABEL, node_table, opened, read_image, read_mask, to_nodes, upright_size
+from seghiero_core.config.schema import TransformConfig
+from seghiero_core.data.images import open_image, read_image, read_target, upright_size
 from seghiero_core.data.samples import Sample
 from seghiero_core.data.transforms import augment_image, augment_target, draw_augmentation, sample_generator
 from seghiero_core.errors import DataError, DeviceError
@@ -26,26 +24,20 @@ WORKER_DIED = (
     "a data loading worker died ({}). It was killed, or memory or shared memory ran out: set training.workers lower, "
     "or to 0."
 )
-SHUFFLE_STREAM = 0x5EED  # a fourth word of entropy, so that shuffling shares no stream with any sample's augmentation
-
-
-@dataclass(frozen=True)
-class Augment:
-    """The options of `draw_augmentation`, with the seed; size (H, W) in px."""
-
-    size: tuple[int, int]
-    scale: tuple[float, float] = (0.5, 2.0)
-    flip: float = 0.5
-    color_jitter: float = 0.3
-    seed: int = 0
+_SHUFFLE_STREAM = 0x5EED  # a fourth word of entropy, so that shuffling shares no random stream with any augmentation
 
 
 class EpochSampler(Sampler):
-    """Keys (epoch, index) in an order that depends on (seed, epoch) alone, as many as fill whole steps.
+    """Sampler of keys (epoch, index), shuffled by (seed, epoch) alone, as many as fill whole steps.
 
-    What is left over after steps of `per_step` samples is dropped; it is other samples in every epoch. Call
-    `start_epoch` before each pass. It has another name than `set_epoch` on purpose: accelerate's loader calls a method
-    of that name with its own count at every pass, which would undo a resumed position.
+    The samples left over after the last whole step are dropped; they are other samples in every epoch. Call
+    `start_epoch` before each pass. It is deliberately not called `set_epoch`: accelerate's loader calls a method of
+    that name with its own count at every pass, which would undo a resumed position.
+
+    Args:
+        length: Number of samples.
+        seed: The run's `training.seed`.
+        per_step: Samples per optimizer step, over all processes and accumulated batches.
     """
 
     def __init__(self, length: int, seed: int, per_step: int = 1) -> None:
@@ -54,11 +46,16 @@ class EpochSampler(Sampler):
         self.epoch, self.start = 0, 0
 
     def start_epoch(self, epoch: int, start: int = 0) -> None:
-        """Make the next pass that of `epoch`, without its first `start` samples (those seen by all processes)."""
+        """Set the epoch of the next pass.
+
+        Args:
+            epoch: The epoch, from 0.
+            start: Number of samples to skip at its start: those that all processes together have seen.
+        """
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch, 0, SHUFFLE_STREAM)).permutation(self.length)
+        order = np.random.default_rng((self.seed, self.epoch, 0, _SHUFFLE_STREAM)).permutation(self.length)
         epoch = self.epoch
         return ((epoch, int(index)) for index in order[self.start : self.used])
 
@@ -67,71 +64,91 @@ class EpochSampler(Sampler):
 
 
 class SegmentationDataset(Dataset):
-    """Decoded samples: {"image": 3,H,W uint8 RGB, "target": H,W int64 node index or IGNORE_INDEX, "index": int}.
+    """Decoded samples: {"image": 3,H,W uint8 RGB, "target": H,W int64 node indices or IGNORE_INDEX, "index": int}.
 
-    With `augment` its keys are (epoch, index), without it they are indices and the size is the native one. Raises
-    DataError for a file that has vanished, broke, or doesn't fit the classes.
+    Without `transform` a key is an index, and the sample has its native size. With `transform` a key is
+    (epoch, index), and the sample is augmented. A DataError is raised for a file that is missing or damaged, or doesn't
+    fit the classes.
+
+    Args:
+        samples: Pairs of an image and a mask file.
+        hierarchy: The class tree.
+        transform: How to augment; None doesn't.
+        seed: The run's `training.seed`, for the augmentation.
     """
 
-    def __init__(self, samples: Sequence[Sample], hierarchy: Hierarchy, augment: Augment | None = None) -> None:
-        self.samples, self.table, self.augment = tuple(samples), node_table(hierarchy), augment
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        hierarchy: Hierarchy,
+        transform: TransformConfig | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.samples, self.hierarchy = tuple(samples), hierarchy
+        self.transform, self.seed = transform, seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, key: Any) -> dict[str, Any]:
-        epoch, index = key if self.augment else (0, key)
-        image, target = self._decoded(self.samples[index])
-        if self.augment:
-            a = self.augment
-            how = draw_augmentation(
-                sample_generator(a.seed, epoch, index),
-                tuple(target.shape),
-                size=a.size,
-                scale=a.scale,
-                flip=a.flip,
-                color_jitter=a.color_jitter,
-            )
-            image, target = augment_image(image, how), augment_target(target, how)
-        return {"image": image.contiguous(), "target": target, "index": index}
+        if self.transform is None:
+            image, target = self._decode(key)
+            return {"image": image.contiguous(), "target": target, "index": key}
+        epoch, index = key
+        image, target = self._decode(index)
+        params = draw_augmentation(sample_generator(self.seed, epoch, index), tuple(target.shape), self.transform)
+        return {"image": augment_image(image, params), "target": augment_target(target, params), "index": index}
 
-    def _decoded(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
-        image, mask = read_image(sample.image), read_mask(sample.mask)
-        if mask.shape != image.shape[:2]:
+    def _decode(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        sample = self.samples[index]
+        image, target = read_image(sample.image), read_target(sample.mask, self.hierarchy)
+        if target.shape != image.shape[:2]:
             raise DataError(
-                f"{sample.mask} is {mask.shape[0]}x{mask.shape[1]} px (HxW), its image {sample.image} is "
+                f"{sample.mask} is {target.shape[0]}x{target.shape[1]} px (HxW), its image {sample.image} is "
                 f"{image.shape[0]}x{image.shape[1]}. Export the mask at the image's size."
             )
-        nodes = to_nodes(mask, self.table)
-        if nodes.min() == NO_LABEL:
-            raise strange_values(sample, Counter(mask[nodes == NO_LABEL].tolist()))
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(nodes)
+        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(target)
 
 
 def train_loader(
     samples: Sequence[Sample],
     hierarchy: Hierarchy,
-    augment: Augment,
+    transform: TransformConfig,
     *,
     batch_size: int,
+    seed: int = 0,
     workers: int | str = "auto",
     device_type: str = "cpu",
     processes: int = 1,
     accumulation: int = 1,
 ) -> DataLoader:
-    """Shuffled, augmented batches of `batch_size` per process; its `sampler` is the `EpochSampler`.
+    """Create the loader of shuffled, augmented batches.
 
-    An epoch is whole steps of `batch_size` x `processes` x `accumulation` samples, so that its steps depend on that
-    product alone, where there are samples enough for one. Else short batches are dropped where there is a full one per
-    process. `accelerator.prepare` shards it: each process takes every `processes`-th batch.
+    An epoch has whole steps of `batch_size` x `processes` x `accumulation` samples, so its steps depend on that product
+    alone. With too few samples for one such step, short batches are dropped where every process gets a full one.
+    `accelerator.prepare` shards the loader: each process takes every `processes`-th batch.
+
+    Args:
+        samples: The training set.
+        hierarchy: The class tree.
+        transform: How to augment.
+        batch_size: Samples per process and batch.
+        seed: The run's `training.seed`: it determines the order and the augmentation.
+        workers: Number of worker processes, or "auto", as for `num_workers`.
+        device_type: The device that the batches go to, such as "cuda"; memory is pinned for CUDA.
+        processes: Number of training processes.
+        accumulation: Batches per optimizer step.
+
+    Returns:
+        A loader whose `sampler` is an `EpochSampler`.
     """
-    sampler = EpochSampler(len(samples), augment.seed, batch_size * processes * accumulation)
+    sampler = EpochSampler(len(samples), seed, batch_size * processes * accumulation)
     return DataLoader(
-        SegmentationDataset(samples, hierarchy, augment),
+        SegmentationDataset(samples, hierarchy, transform, seed),
         batch_size=batch_size,
         sampler=sampler,
         drop_last=len(samples) >= batch_size * processes,
-        **_loading(workers, device_type, processes, augment.seed),
+        **_worker_options(workers, device_type, processes, seed),
     )
 
 
@@ -144,37 +161,65 @@ def eval_loader(
     device_type: str = "cpu",
     processes: int = 1,
 ) -> DataLoader:
-    """Batches at native size in the order of `samples`; one image at a time where their sizes differ.
+    """Create the loader of unaugmented batches at native size, in the order of `samples`.
 
-    Sharded over processes, the last batches repeat samples to come out even; "index" tells which.
+    Sharded over processes, the last batches repeat samples to come out even; "index" identifies them.
+
+    Args:
+        samples: The samples to evaluate.
+        hierarchy: The class tree.
+        batch_size: Samples per process and batch; 1 is used where the images differ in size.
+        workers: Number of worker processes, or "auto", as for `num_workers`.
+        device_type: The device that the batches go to, such as "cuda"; memory is pinned for CUDA.
+        processes: Number of processes that share the work.
+
+    Returns:
+        A loader of batches of `SegmentationDataset`.
     """
-    if batch_size > 1 and len({_size(sample) for sample in samples}) > 1:
+    if batch_size > 1 and len({_image_size(sample) for sample in samples}) > 1:
         batch_size = 1
     return DataLoader(
         SegmentationDataset(samples, hierarchy),
         batch_size=batch_size,
-        **_loading(workers, device_type, processes, 0),
+        **_worker_options(workers, device_type, processes, 0),
     )
 
 
 def num_workers(workers: int | str, device_type: str = "cpu", processes: int = 1) -> int:
-    """`workers` itself, or for "auto" a count that fits the CPUs this process may use.
+    """Resolve `training.workers`, choosing a number that fits the CPUs of this process for "auto".
 
-    With a GPU up to 8, leaving one CPU for the training process. Without one the network needs the CPUs: a
-    quarter of them, 4 at most, and none on a machine with fewer than 4.
+    With a GPU that is up to 8, with one CPU left for the training process. Without a GPU the network itself needs the
+    CPUs: a quarter of them, at most 4, and none on a machine with fewer than 4.
+
+    Args:
+        workers: A number, or "auto".
+        device_type: The device that trains, such as "cuda".
+        processes: Number of training processes on this machine, which share its CPUs.
+
+    Returns:
+        The number of worker processes; with 0 the training process loads the data itself.
     """
     if workers != "auto":
         return int(workers)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = usable // processes
-    return max(0, min(4, share // 4)) if device_type == "cpu" else max(1, min(8, share - 1))
+    return min(4, share // 4) if device_type == "cpu" else max(1, min(8, share - 1))
 
 
 def batches(loader: Iterable[Any]) -> Iterator[Any]:
-    """Iterate over `loader`, with the errors of its workers as the user should read them.
+    """Iterate over a loader, turning the errors of its workers into errors for the user.
 
-    A DataError comes out of a worker wrapped in a traceback; here it has its own message again. Raises DeviceError
-    where a worker died.
+    A DataError comes out of a worker wrapped in a traceback; here it gets its own message back.
+
+    Args:
+        loader: A loader of this module.
+
+    Yields:
+        The batches of the loader.
+
+    Raises:
+        DataError: When a file is missing or damaged, or doesn't fit the classes.
+        DeviceError: When a worker died.
     """
     try:
         yield from loader
@@ -188,36 +233,48 @@ def batches(loader: Iterable[Any]) -> Iterator[Any]:
 
 
 def is_dead_worker(error: BaseException) -> bool:
-    """Whether `error` says that a worker is gone. PyTorch raises it at any place of the main thread, by a signal."""
+    """Check whether an error means that a worker died.
+
+    PyTorch raises this error from a signal handler, so it can come from anywhere in the main thread.
+
+    Args:
+        error: An error raised in the main process.
+
+    Returns:
+        True for PyTorch's error about a dead DataLoader worker.
+    """
     return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
-def _size(sample: Sample) -> tuple[int, int]:
-    with opened(sample.image) as image:
+def _image_size(sample: Sample) -> tuple[int, int]:
+    with open_image(sample.image) as image:
         return upright_size(image)
 
 
-def _loading(workers: int | str, device_type: str, processes: int, seed: int) -> dict[str, Any]:
+def _worker_options(workers: int | str, device_type: str, processes: int, seed: int) -> dict[str, Any]:
     count = num_workers(workers, device_type, processes)
     return {
         "num_workers": count,
         "persistent_workers": count > 0,
         "pin_memory": device_type == "cuda",
-        "worker_init_fn": _leave_interrupts_to_the_loop,
+        "worker_init_fn": _ignore_interrupts,
         # Its own generator: a loader without one draws from torch's global state at every pass.
         "generator": torch.Generator().manual_seed(seed),
     }
 
 
-def _leave_interrupts_to_the_loop(worker: int) -> None:
-    """Ctrl-C and a cluster's SIGTERM reach every process; the loop needs its workers to finish the step and save."""
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C and a cluster's SIGTERM, which reach every process, to the training loop.
+
+    The loop needs its workers to finish the step and save.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":  # elsewhere a signal doesn't tell its sender to Python
+    if sys.platform == "linux":  # on other systems Python can't tell who sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+        threading.Thread(target=_exit_on_sigterm_from_parent, daemon=True).start()
 
 
-def _end_when_the_parent_says_so() -> None:
+def _exit_on_sigterm_from_parent() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass  # from somebody else; the loop has had the same signal, and ends its workers when it has saved
+        pass  # sent by someone else: the loop got the same signal, and ends its workers once it has saved
     os._exit(0)

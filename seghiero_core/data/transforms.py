@@ -1,7 +1,8 @@
-"""Joint augmentation of an image and its target: random scale, crop, flip, colour jitter.
+"""Joint augmentation of an image and its target: random scale, crop, flip and color jitter.
 
-What is done is drawn first, as an `Augmentation`, and then applied to image and target alike, so that the two can't
-drift apart. Drawing takes a generator made from (seed, epoch, index) alone: neither the worker nor the order matters.
+The parameters are drawn first, as `AugmentationParams`, and then applied to the image and the target alike, so the two
+always stay aligned. They are drawn from a generator seeded with (seed, epoch, index) alone: neither the worker nor the
+order of the samples matters.
 """
 
 from __future__ import annotations
@@ -15,30 +16,31 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from seghiero_core.config.schema import TransformConfig
 from seghiero_core.hierarchy.tree import IGNORE_INDEX
 
 PAD_RGB = (124, 116, 104)
-"""The mean colour of ImageNet: near zero after the normalisation of every backbone."""
+"""The mean color of ImageNet: close to zero after the normalization of every backbone."""
 
-LUMA = np.array([0.299, 0.587, 0.114])
-# RGB to YIQ (ITU-R BT.601 luma, NTSC chroma). Turning I and Q by an angle turns the hue and leaves luma alone.
-RGB_TO_YIQ = np.array([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
-YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
-HUE_PER_STRENGTH = 0.1  # of a turn; labels such as sky and grass lean on hue, so it moves least
+_LUMA = np.array([0.299, 0.587, 0.114])
+# RGB to YIQ (ITU-R BT.601 luma, NTSC chroma). Rotating the I-Q plane changes the hue and keeps the luma.
+_RGB_TO_YIQ = np.array([_LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_YIQ_TO_RGB = np.linalg.inv(_RGB_TO_YIQ)
+_HUE_PER_STRENGTH = 0.1  # turns; classes such as sky and grass depend on hue, so it changes least
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """What to do to one sample; lengths in px.
+class AugmentationParams:
+    """The parameters drawn for one sample; lengths in px.
 
     Attributes:
         box: (top, left, height, width) of the part of the native image that is kept.
         resized: (height, width) of that part after scaling.
         size: (height, width) of the result.
         offset: (top, left) of the scaled part in the result; the rest is padding.
-        flip: mirror left and right.
-        brightness, contrast, saturation: factors, 1 changes nothing.
-        hue: of a turn around the colour circle, 0 changes nothing.
+        flip: Whether to mirror left and right.
+        brightness, contrast, saturation: Factors; 1 changes nothing.
+        hue: Rotation around the color circle, in turns; 0 changes nothing.
     """
 
     box: tuple[int, int, int, int]
@@ -53,95 +55,136 @@ class Augmentation:
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator of one sample in one epoch."""
+    """Create the random generator of one sample in one epoch.
+
+    Args:
+        seed: The run's `training.seed`.
+        epoch: The epoch, from 0.
+        index: The sample's position in the data set.
+
+    Returns:
+        A generator that depends on the three numbers alone.
+    """
     return np.random.default_rng((seed, epoch, index))
 
 
 def draw_augmentation(
-    rng: np.random.Generator,
-    native: tuple[int, int],
-    *,
-    size: tuple[int, int],
-    scale: tuple[float, float] = (0.5, 2.0),
-    flip: float = 0.5,
-    color_jitter: float = 0.3,
-) -> Augmentation:
-    """Draw what to do with an image of `native` (H, W).
+    rng: np.random.Generator, native_size: tuple[int, int], transform: TransformConfig
+) -> AugmentationParams:
+    """Draw the augmentation of one sample.
 
-    The scale is relative to the native size and log-uniform, so that twice as large is as likely as half as large (a
-    uniform draw from 0.5..2 would enlarge two times out of three). Then a crop of `size` (H, W) at a uniform position;
-    where the scaled image is smaller than that, it lies at a uniform position inside.
+    The scale is relative to the native size and log-uniform, so doubling the size is as likely as halving it (a uniform
+    draw from 0.5..2 would enlarge two times out of three). The scaled image is then cropped at a uniform position, or,
+    where it is smaller than the crop, placed at a uniform position inside it.
 
     Args:
-        flip: probability.
-        color_jitter: strength j in 0..1: brightness, contrast and saturation factors in 1-j..1+j, hue within j/10.
+        rng: The sample's generator, from `sample_generator`.
+        native_size: (H, W) of the image, in px.
+        transform: The config section. A `color_jitter` of j draws brightness, contrast and saturation factors from
+            1-j..1+j, and the hue from -j/10..j/10 turns.
+
+    Returns:
+        The parameters for `augment_image` and `augment_target`.
     """
-    factor = math.exp(rng.uniform(math.log(scale[0]), math.log(scale[1])))
+    low, high = transform.scale
+    scale = math.exp(rng.uniform(math.log(low), math.log(high)))
     kept, resized, corner, offset = [], [], [], []
-    for length, wanted in zip(native, size, strict=True):
-        keep = min(length, max(1, round(wanted / factor)))
-        to = wanted if keep < length else min(wanted, max(1, round(length * factor)))
+    for length, wanted in zip(native_size, transform.size, strict=True):
+        keep = min(length, max(1, round(wanted / scale)))
+        to = wanted if keep < length else min(wanted, max(1, round(length * scale)))
         kept.append(keep)
         resized.append(to)
         corner.append(int(rng.integers(length - keep + 1)))
         offset.append(int(rng.integers(wanted - to + 1)))
-    flipped = bool(rng.random() < flip)
-    brightness, contrast, saturation = rng.uniform(1 - color_jitter, 1 + color_jitter, 3).tolist()
-    hue = float(rng.uniform(-1, 1)) * color_jitter * HUE_PER_STRENGTH
-    return Augmentation(
-        (*corner, *kept), tuple(resized), tuple(size), tuple(offset), flipped, brightness, contrast, saturation, hue
+    flip = bool(rng.random() < transform.flip)
+    jitter = transform.color_jitter
+    brightness, contrast, saturation = rng.uniform(1 - jitter, 1 + jitter, 3).tolist()
+    hue = float(rng.uniform(-1, 1)) * jitter * _HUE_PER_STRENGTH
+    return AugmentationParams(
+        box=(*corner, *kept),
+        resized=tuple(resized),
+        size=transform.size,
+        offset=tuple(offset),
+        flip=flip,
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+        hue=hue,
     )
 
 
-def augment_image(image: Tensor, how: Augmentation) -> Tensor:
-    """3,H,W uint8 to 3,h,w uint8 of `how.size`; bilinear with antialiasing, padded with `PAD_RGB`."""
-    top, left, height, width = how.box
-    part = image[:, top : top + height, left : left + width]
-    if how.resized != (height, width):
-        part = F.resize(part, list(how.resized), interpolation=InterpolationMode.BILINEAR, antialias=True)
-    part = jitter_color(part, how)
-    if how.flip:
-        part = F.horizontal_flip(part)
-    if how.resized == how.size:
-        return part.contiguous()
-    canvas = torch.tensor(PAD_RGB, dtype=torch.uint8).view(3, 1, 1).repeat(1, *how.size)
-    return _paste(canvas, part, how)
+def augment_image(image: Tensor, params: AugmentationParams) -> Tensor:
+    """Apply an augmentation to an image: bilinear with antialiasing, padded with `PAD_RGB`.
 
+    Args:
+        image: 3,H,W uint8 RGB.
+        params: The augmentation, drawn for an image of this size.
 
-def augment_target(target: Tensor, how: Augmentation) -> Tensor:
-    """H,W integer node indices to h,w of `how.size`; nearest (pixel centres aligned), padded with IGNORE_INDEX."""
-    top, left, height, width = how.box
-    part = target[top : top + height, left : left + width]
-    if how.resized != (height, width):
-        part = F.resize(part[None], list(how.resized), interpolation=InterpolationMode.NEAREST_EXACT)[0]
-    if how.flip:
-        part = F.horizontal_flip(part)
-    if how.resized == how.size:
-        return part.contiguous()
-    return _paste(torch.full(how.size, IGNORE_INDEX, dtype=target.dtype), part, how)
-
-
-def jitter_color(image: Tensor, how: Augmentation) -> Tensor:
-    """Brightness, contrast (about the mean luma), saturation and hue of a 3,H,W uint8 image, clamped once at the end.
-
-    All four are affine in RGB, so they are one 3x3 matrix and an offset: several times quicker than one after the
-    other. Sums are written out so that the result does not depend on the number of threads.
+    Returns:
+        3,h,w uint8 RGB of `params.size`, contiguous.
     """
-    if (how.brightness, how.contrast, how.saturation, how.hue) == (1, 1, 1, 0):
+    top, left, height, width = params.box
+    part = image[:, top : top + height, left : left + width]
+    if params.resized != (height, width):
+        part = F.resize(part, list(params.resized), interpolation=InterpolationMode.BILINEAR, antialias=True)
+    part = jitter_color(part, params)
+    if params.flip:
+        part = F.horizontal_flip(part)
+    if params.resized == params.size:
+        return part.contiguous()
+    canvas = torch.tensor(PAD_RGB, dtype=torch.uint8).view(3, 1, 1).repeat(1, *params.size)
+    return _paste(canvas, part, params)
+
+
+def augment_target(target: Tensor, params: AugmentationParams) -> Tensor:
+    """Apply an augmentation to a target: nearest neighbor at pixel centers, padded with `IGNORE_INDEX`.
+
+    Args:
+        target: H,W node indices of any integer dtype.
+        params: The augmentation that the image got.
+
+    Returns:
+        h,w node indices of `params.size` and the dtype of `target`, contiguous.
+    """
+    top, left, height, width = params.box
+    part = target[top : top + height, left : left + width]
+    if params.resized != (height, width):
+        part = F.resize(part[None], list(params.resized), interpolation=InterpolationMode.NEAREST_EXACT)[0]
+    if params.flip:
+        part = F.horizontal_flip(part)
+    if params.resized == params.size:
+        return part.contiguous()
+    return _paste(torch.full(params.size, IGNORE_INDEX, dtype=target.dtype), part, params)
+
+
+def jitter_color(image: Tensor, params: AugmentationParams) -> Tensor:
+    """Change brightness, contrast (about the mean luma), saturation and hue, and clamp once at the end.
+
+    All four are affine in RGB, so together they are one 3x3 matrix and an offset, which is several times faster than
+    applying one after the other. The sums are written out so that the result does not depend on the number of threads.
+
+    Args:
+        image: 3,H,W uint8 RGB.
+        params: The augmentation; only its color parameters are used.
+
+    Returns:
+        3,H,W uint8 RGB; `image` itself where nothing changes.
+    """
+    if (params.brightness, params.contrast, params.saturation, params.hue) == (1, 1, 1, 0):
         return image
-    angle = 2 * math.pi * how.hue
+    angle = 2 * math.pi * params.hue
     turn = np.array([[1, 0, 0], [0, math.cos(angle), -math.sin(angle)], [0, math.sin(angle), math.cos(angle)]])
-    saturate = how.saturation * np.eye(3) + (1 - how.saturation) * np.ones((3, 1)) * LUMA
-    # Hue and saturation keep gray as it is, so the offset that contrast adds to every channel passes through them.
-    matrix = how.brightness * how.contrast * (YIQ_TO_RGB @ turn @ RGB_TO_YIQ @ saturate)
-    mean = image.sum(dim=(1, 2), dtype=torch.int64).numpy() / image[0].numel()  # whole numbers: exact in any order
-    offset = (1 - how.contrast) * how.brightness * float(LUMA @ mean)
+    saturate = params.saturation * np.eye(3) + (1 - params.saturation) * np.ones((3, 1)) * _LUMA
+    # Hue and saturation leave gray unchanged, so the offset that contrast adds to every channel passes through them.
+    matrix = params.brightness * params.contrast * (_YIQ_TO_RGB @ turn @ _RGB_TO_YIQ @ saturate)
+    mean = image.sum(dim=(1, 2), dtype=torch.int64).numpy() / image[0].numel()  # integers: exact in any order
+    offset = (1 - params.contrast) * params.brightness * float(_LUMA @ mean)
     red, green, blue = image.float()
     rows = [float(r) * red + float(g) * green + float(b) * blue for r, g, b in matrix]
     return torch.stack(rows).add_(offset + 0.5).clamp_(0, 255).to(torch.uint8)
 
 
-def _paste(canvas: Tensor, part: Tensor, how: Augmentation) -> Tensor:
-    (top, left), (height, width) = how.offset, how.resized
+def _paste(canvas: Tensor, part: Tensor, params: AugmentationParams) -> Tensor:
+    (top, left), (height, width) = params.offset, params.resized
     canvas[..., top : top + height, left : left + width] = part
     return canvas

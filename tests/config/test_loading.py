@@ -82,14 +82,14 @@ def test_all_faults_come_together_with_line_key_and_nearest_word(write):
     ).splitlines()
     expected = [
         ("line 7", "classes.labels: 'road' is missing from classes.tree. Did you mean 'raod'?"),
-        ("line 8", "the leaf 'raod' is no label. Did you mean 'road'?"),
+        ("line 8", "the leaf 'raod' is not a label. Did you mean 'road'?"),
         ("line 9", "backbone.dpeth: unknown key for resnet. Did you mean 'depth'?"),
         ("line 9", "backbone.output_stride: expected 8, 16 or 32, found 12"),
-        ("line 10", "there is no head 'asp'. Did you mean 'aspp'?"),
+        ("line 10", "unknown head 'asp'. Did you mean 'aspp'?"),
         ("line 11", "trainin: unknown key. Did you mean 'training'?"),
-        ("line 12", "training.lr: expected a valid number"),
-        ("line 12", "training.epochs: expected greater than 0, found -1"),
-        ("--set transform.size=3", "transform.size"),
+        ("line 12", "training.lr: expected a number, found 'fast'"),
+        ("line 12", "training.epochs: expected a whole number from 1, found -1"),
+        ("--set transform.size=3", "transform.size: expected a list of two numbers, found 3"),
     ]
     for where, what in expected:
         assert any(what in line and where in line for line in text), (where, what, text)
@@ -104,19 +104,30 @@ def test_all_faults_come_together_with_line_key_and_nearest_word(write):
         ("backbone: {type: segformer, variant: mit-b9}", "segformer has no variant 'mit-b9'"),
         (
             "backbone: {type: segformer, output_stride: 16}",
-            "unknown key for segformer. It is of convnext, resnet: take",
+            "unknown key for segformer. It belongs to convnext, resnet: remove it",
         ),
-        ("backbone: {type: convnext, depth: 50}", "or set the section whole (backbone={type: convnext})"),
-        ("training: {lr: 0.1, lr: 0.2}", "the key 'lr' stands twice"),
-        ("training: [1, 2]", "training: expected a mapping of keys"),
+        ("backbone: {type: convnext, depth: 50}", "or replace the whole section (backbone={type: convnext})"),
+        ("training: {lr: 0.1, lr: 0.2}", "duplicate key 'lr'"),
+        ("training: [1, 2]", "training: expected a mapping, found [1, 2]"),
         ("transform: {scale: [2, 1]}", "[smallest, largest]"),
         ("loss: {terms: {dcie: 1}}", "Did you mean 'dice'?"),
         ("loss: {preset: marginl}", "Did you mean 'marginal'?"),
-        ("backbone: {type: resnet, drop_path: 2}", "backbone.drop_path: expected less than 1, found 2"),
-        ("head: {type: aspp, dropout: -0.1}", "head.dropout: expected greater than or equal to 0, found -0.1"),
-        ("head: {type: aspp, dilations: [6, 12, 0]}", "expected greater than or equal to 1, found 0"),
+        ("backbone: {type: resnet, drop_path: 2}", "backbone.drop_path: expected a number below 1, found 2"),
+        ("head: {type: aspp, dropout: -0.1}", "head.dropout: expected a number of at least 0, found -0.1"),
+        ("head: {type: aspp, dilations: [6, 12, 0]}", "head.dilations: expected a whole number from 1, found 0"),
+        ("transform: {size: [64]}", "transform.size: expected a list of two numbers, found [64]."),
+        ("transform: {flip: 2}", "transform.flip: expected a number of at most 1, found 2."),
+        ("training: {ema: 1}", "training.ema: expected a number below 1, found 1."),
+        ("training: {lr: 0}", "training.lr: expected a number above 0, found 0."),
+        ("training: {epochs: 2.5}", "training.epochs: expected a whole number, found 2.5."),
+        ("training: {compile: maybe}", "training.compile: expected true or false, found 'maybe'."),
+        ("training: {precision: fp8}", "training.precision: expected 'auto', 'fp32', 'bf16' or 'fp16', found 'fp8'."),
+        ("training: {batch_size: 0}", "training.batch_size: expected 'auto' or a whole number from 1, found 0."),
+        ("training: {workers: -1}", "training.workers: expected 'auto' or a whole number from 0, found -1."),
+        ("init_from: ''", "init_from: expected a string that is not empty, found ''."),
+        ("output: {dir: 3}", "output.dir: expected a path, found 3."),
         ("training: {device: gpu}", "training.device: expected auto, cpu, cuda, cuda:N or mps, found 'gpu'"),
-        ("training: {monitor: leafs}", "training.monitor: there is no 'leafs'. Did you mean 'leaf'?"),
+        ("training: {monitor: leafs}", "training.monitor: unknown metric 'leafs'. Did you mean 'leaf'?"),
     ],
 )
 def test_one_fault_is_named(write, section, message):
@@ -137,12 +148,12 @@ def test_one_fault_is_named(write, section, message):
         ("a: " + "[" * 300 + "]" * 300, "values than a config has"),
         (GOOD.replace("[sky, road, car]", "[sky, road, no]"), "put it in quotes"),
         (GOOD.replace("[sky, road, car]", "{0: sky, 99999: road}"), "mask values from 0 to 65535"),
-        (GOOD.replace("[sky, road, car]", "[]"), "should be a list of names"),
+        (GOOD.replace("[sky, road, car]", "[]"), "expected a list of names"),
     ],
 )
-def test_what_is_no_config_is_told_so(write, tmp_path, monkeypatch, text, message):
+def test_a_file_that_is_not_a_config_is_refused(write, tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(tmp_path)
-    assert message in faults(write(text)).replace("expected a list", "should be a list")
+    assert message in faults(write(text))
     assert not (tmp_path / "ran").exists()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seghiero_core.data.images import NO_LABEL, node_table, read_image, read_mask, to_nodes
+from seghiero_core.data.images import read_image, read_mask, read_target
 from seghiero_core.errors import DataError
 from seghiero_core.hierarchy.tree import IGNORE_INDEX
 
@@ -69,7 +69,7 @@ def test_exif_orientation_turns_the_image_upright(tmp_path, orientation):
 
 def test_float_image_is_refused(tmp_path):
     path = saved(tmp_path, Image.fromarray(GRAY.astype(np.float32)), "a.tif")
-    with pytest.raises(DataError, match=r"a\.tif holds floating-point pixels"):
+    with pytest.raises(DataError, match=r"a\.tif has floating-point pixels"):
         read_image(path)
 
 
@@ -86,9 +86,9 @@ def test_big_endian_mask(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(6, 9, 3), (6, 9, 4), (6, 9, 2)])
-def test_colour_mask_is_refused(tmp_path, shape):
+def test_color_mask_is_refused(tmp_path, shape):
     path = saved(tmp_path, Image.fromarray(np.zeros(shape, dtype=np.uint8)))
-    with pytest.raises(DataError, match=r"a\.png has the channels .*one channel that holds the label value"):
+    with pytest.raises(DataError, match=r"a\.png has the channels .*one channel with the label value"):
         read_mask(path)
 
 
@@ -111,14 +111,25 @@ def test_truncated_jpeg(tmp_path):
 
 
 def test_vanished_file(tmp_path):
-    with pytest.raises(DataError, match=r"gone\.png is no longer there"):
+    with pytest.raises(DataError, match=r"gone\.png no longer exists"):
         read_image(tmp_path / "gone.png")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
-def test_to_nodes_equals_a_dictionary(ragged, dtype):
-    values = [0, 2, 5, 9, 255, 1, 254] + ([300, 301, 65535] if dtype is not np.uint8 else [])
-    values += [-1, 65536, 2**31 - 1] if dtype is np.int32 else []
+def test_target_equals_a_dictionary(tmp_path, ragged, dtype):
+    values = [0, 2, 5, 9, 255] + ([300] if dtype is not np.uint8 else [])
     known = {0: "sky", 2: "boots", 5: "flats", 9: "shoes", 300: "hat"}
-    expected = [ragged.index_of(known[v]) if v in known else IGNORE_INDEX if v == 255 else NO_LABEL for v in values]
-    assert to_nodes(np.array([values], dtype=dtype), node_table(ragged)).tolist() == [expected]
+    expected = [ragged.index_of(known[value]) if value in known else IGNORE_INDEX for value in values]
+    target = read_target(saved(tmp_path, Image.fromarray(np.array([values], dtype=dtype)), "a.tif"), ragged)
+    assert target.dtype == np.int64 and target.tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [(np.uint8, 1), (np.uint8, 254), (np.uint16, 301), (np.uint16, 65535)]
+    + [(np.int32, -1), (np.int32, 65536), (np.int32, 2**31 - 1)],
+)
+def test_unknown_label_is_named(tmp_path, ragged, dtype, value):
+    path = saved(tmp_path, Image.fromarray(np.array([[0, value, 255, value]], dtype=dtype)), "a.tif")
+    with pytest.raises(DataError, match=rf"a\.tif has values that are not labels: {value} \(2 px\)\. Add them"):
+        read_target(path, ragged)

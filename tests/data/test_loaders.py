@@ -7,9 +7,9 @@ import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader
 
+from seghiero_core.config.schema import TransformConfig
 from seghiero_core.data import loaders
 from seghiero_core.data.loaders import (
-    Augment,
     EpochSampler,
     SegmentationDataset,
     batches,
@@ -24,7 +24,7 @@ from seghiero_core.hierarchy.tree import IGNORE_INDEX
 # Linux forks workers; Python 3.12 warns of that wherever threads run, which is torch's business.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
-AUGMENT = Augment((16, 24), seed=3)
+TRANSFORM, SEED = TransformConfig(size=(16, 24)), 3
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def same(left, right):
 
 
 def test_batches_have_the_contract(samples, ragged):
-    (first, second) = epoch_of(train_loader(samples, ragged, AUGMENT, batch_size=4, workers=0), 0)
+    (first, second) = epoch_of(train_loader(samples, ragged, TRANSFORM, seed=SEED, batch_size=4, workers=0), 0)
     assert first["image"].shape == (4, 3, 16, 24) and first["image"].dtype == torch.uint8
     assert first["target"].shape == (4, 16, 24) and first["target"].dtype == torch.int64
     assert set(torch.cat([first["target"], second["target"]]).unique().tolist()) <= {IGNORE_INDEX, *range(len(ragged))}
@@ -56,8 +56,8 @@ def test_batches_have_the_contract(samples, ragged):
 
 
 def test_workers_change_nothing(samples, ragged):
-    alone = train_loader(samples, ragged, AUGMENT, batch_size=4, workers=0)
-    helped = train_loader(samples, ragged, AUGMENT, batch_size=4, workers=2)
+    alone = train_loader(samples, ragged, TRANSFORM, seed=SEED, batch_size=4, workers=0)
+    helped = train_loader(samples, ragged, TRANSFORM, seed=SEED, batch_size=4, workers=2)
     for epoch in (0, 1):
         torch.manual_seed(epoch)  # global state that no worker may take part in
         assert same(epoch_of(alone, epoch), epoch_of(helped, epoch))
@@ -68,7 +68,7 @@ def test_workers_change_nothing(samples, ragged):
 
 
 def test_epochs_differ_in_order_and_augmentation(samples, ragged):
-    loader = train_loader(samples, ragged, AUGMENT, batch_size=10, workers=0)
+    loader = train_loader(samples, ragged, TRANSFORM, seed=SEED, batch_size=10, workers=0)
     (one,), (two,) = epoch_of(loader, 0), epoch_of(loader, 1)
     assert one["index"].tolist() != two["index"].tolist()
     first, second = one["image"][one["index"].argsort()], two["image"][two["index"].argsort()]
@@ -76,7 +76,7 @@ def test_epochs_differ_in_order_and_augmentation(samples, ragged):
 
 
 def test_resumed_epoch_is_the_rest_of_the_whole_one(samples, ragged):
-    loader = train_loader(samples, ragged, AUGMENT, batch_size=2, workers=0)
+    loader = train_loader(samples, ragged, TRANSFORM, seed=SEED, batch_size=2, workers=0)
     whole = epoch_of(loader, 4)
     assert same(whole[3:], epoch_of(loader, 4, start=6)) and len(loader) == 2
     assert epoch_of(loader, 4, start=10) == []
@@ -94,7 +94,7 @@ def test_sampler_is_a_permutation_that_shares_no_stream_with_augmentation():
 
 
 def test_short_sets_are_not_dropped(samples, ragged):
-    (batch,) = epoch_of(train_loader(samples[:3], ragged, AUGMENT, batch_size=8, workers=0), 0)
+    (batch,) = epoch_of(train_loader(samples[:3], ragged, TRANSFORM, seed=SEED, batch_size=8, workers=0), 0)
     assert len(batch["image"]) == 3
 
 
@@ -103,7 +103,7 @@ def test_accelerate_shards_without_overlap_and_resumes(samples, ragged, batch_si
     def shards(epoch, start=0):
         result = []
         for rank in range(2):
-            loader = train_loader(samples, ragged, AUGMENT, batch_size=batch_size, workers=0, processes=2)
+            loader = train_loader(samples, ragged, TRANSFORM, seed=SEED, batch_size=batch_size, workers=0, processes=2)
             sharded = prepare_data_loader(loader, num_processes=2, process_index=rank, put_on_device=False)
             list(sharded)  # accelerate counts its passes; that must not move ours
             loader.sampler.start_epoch(epoch, start)
@@ -111,7 +111,7 @@ def test_accelerate_shards_without_overlap_and_resumes(samples, ragged, batch_si
         return result
 
     ranks = shards(3)
-    order = EpochSampler(10, AUGMENT.seed)
+    order = EpochSampler(10, SEED)
     order.start_epoch(3)
     expected = [index for _, index in order]
     assert len(ranks[0]) == len(ranks[1]) > 0
@@ -145,13 +145,13 @@ def test_eval_keeps_native_size_and_order(folders, ragged):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda sample: sample.image.unlink(), "{image} is no longer there. Restore it, or remove its pair."),
+        (lambda sample: sample.image.unlink(), "{image} no longer exists. Restore it, or remove its pair."),
         (lambda sample: sample.mask.write_bytes(b""), "{mask} can't be read (cannot identify image file"),
     ],
     ids=["vanished", "broken"],
 )
 def test_a_file_that_goes_bad_is_named(samples, ragged, workers, spoil, message):
-    loader = train_loader(samples, ragged, AUGMENT, batch_size=10, workers=workers)
+    loader = train_loader(samples, ragged, TRANSFORM, seed=SEED, batch_size=10, workers=workers)
     epoch_of(loader, 0)
     spoil(samples[6])
     with pytest.raises(DataError) as info:
@@ -164,7 +164,7 @@ def test_dataset_refuses_what_a_fast_check_missed(folders, ragged):
     folders.add("a", np.array([[0, 17], [17, 33]], dtype=np.uint8))
     folders.add("b", np.zeros((4, 5), dtype=np.uint8), np.zeros((4, 6, 3), dtype=np.uint8))
     dataset = SegmentationDataset(find_samples(folders), ragged)
-    with pytest.raises(DataError, match=r"a\.png holds values that are no label: 17 \(2 px\), 33 \(1 px\)"):
+    with pytest.raises(DataError, match=r"a\.png has values that are not labels: 17 \(2 px\), 33 \(1 px\)"):
         dataset[0]
     with pytest.raises(DataError, match=r"b\.png is 4x5 px \(HxW\), its image .* is 4x6"):
         dataset[1]
@@ -203,4 +203,7 @@ def test_automatic_worker_count(monkeypatch, cpus, device, processes, expected):
 
 def test_memory_is_pinned_for_cuda_only(samples, ragged):
     for device, pinned in (("cpu", False), ("mps", False), ("cuda", True)):
-        assert train_loader(samples, ragged, AUGMENT, batch_size=2, workers=0, device_type=device).pin_memory is pinned
+        assert (
+            train_loader(samples, ragged, TRANSFORM, seed=SEED, batch_size=2, workers=0, device_type=device).pin_memory
+            is pinned
+        )

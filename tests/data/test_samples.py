@@ -64,17 +64,17 @@ def test_a_file_where_a_folder_should_be(tmp_path, folders):
 
 
 def test_empty_folder(folders):
-    with pytest.raises(DataError, match=r"dataset\.train\.images: .*images holds no image\. Expected"):
+    with pytest.raises(DataError, match=r"dataset\.train\.images: .*images has no image\. Expected"):
         find_samples(folders)
     touch(folders.images, "a.jpg")
-    touch(folders.masks, "a.jpg")  # a JPEG is no mask
-    with pytest.raises(DataError, match=r"masks holds no mask \(1 other files are there\)"):
+    touch(folders.masks, "a.jpg")  # a JPEG is not a mask
+    with pytest.raises(DataError, match=r"masks has no mask \(files skipped: 1\)"):
         find_samples(folders)
 
 
 def test_wrong_suffix(folders):
     touch(folders.images, "a.jpg")
-    with pytest.raises(DataError, match=r"holds no image with '_left' before the extension \(1 other"):
+    with pytest.raises(DataError, match=r"has no image with '_left' before the extension \(files skipped: 1\)"):
         find_samples(folders, image_suffix="_left")
 
 
@@ -91,5 +91,5 @@ def test_image_without_mask_names_the_first_and_counts(folders):
 
 def test_two_files_of_one_stem(folders):
     touch(folders.images, "a.jpg", "a.png")
-    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png are the image of one sample"):
+    with pytest.raises(DataError, match=r"a\.jpg and .*a\.png are both the image of one sample"):
         find_samples(folders)

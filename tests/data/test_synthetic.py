@@ -25,7 +25,7 @@ def digest(folder):
 
 
 def test_files_and_sizes(rendered):
-    for split, count in synthetic.SPLITS.items():
+    for split, count in synthetic.IMAGES_PER_SPLIT.items():
         images, masks = (sorted((rendered / split / kind).iterdir()) for kind in ("images", "masks"))
         assert [f.stem for f in images] == [f.stem for f in masks] and len(images) == count
         for image, mask in zip(images[:3], masks[:3], strict=True):
@@ -42,15 +42,15 @@ def test_same_seed_same_bytes_other_seed_other_pictures(rendered, tmp_path):
 
 
 def test_every_leaf_is_large_enough_to_learn_and_to_measure(rendered):
-    for split in synthetic.SPLITS:
+    for split in synthetic.IMAGES_PER_SPLIT:
         masks = np.stack([np.array(Image.open(f)) for f in (rendered / split / "masks").iterdir()])
         shares = np.bincount(masks.ravel(), minlength=len(synthetic.LABELS)) / masks.size
         assert len(shares) == len(synthetic.LABELS) and shares.min() > 0.015
         assert all((masks == i).any(axis=(1, 2)).mean() > 0.25 for i in range(len(synthetic.LABELS)))
 
 
-def test_colour_alone_does_not_tell_the_classes(rendered):
-    """The best guess from one pixel's colour (512 bins, fitted on train, scored on val) stays far from 0.7."""
+def test_color_alone_does_not_tell_the_classes(rendered):
+    """The best guess from one pixel's color (512 bins, fitted on train, scored on val) stays far from 0.7."""
 
     def pixels(split):
         files = sorted((rendered / split / "images").iterdir())

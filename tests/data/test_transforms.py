@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
+from seghiero_core.config.schema import TransformConfig
 from seghiero_core.data.transforms import (
     PAD_RGB,
-    Augmentation,
+    AugmentationParams,
     augment_image,
     augment_target,
     draw_augmentation,
@@ -23,20 +24,20 @@ quick = settings(derandomize=True, max_examples=40, deadline=None)
 sides = st.integers(1, 70)
 
 
-def plain(**changes) -> Augmentation:
+def plain(**changes) -> AugmentationParams:
     whole = {"box": (0, 0, 4, 6), "resized": (4, 6), "size": (4, 6), "offset": (0, 0), "flip": False}
-    return Augmentation(**(whole | changes))
+    return AugmentationParams(**(whole | changes))
 
 
 @quick
 @given(seed=st.integers(0, 2**32), height=sides, width=sides, size=st.tuples(sides, sides))
 def test_drawn_boxes_lie_inside_and_results_have_the_size(seed, height, width, size):
-    how = draw_augmentation(np.random.default_rng(seed), (height, width), size=size)
-    top, left, kept_height, kept_width = how.box
+    params = draw_augmentation(np.random.default_rng(seed), (height, width), TransformConfig(size=size))
+    top, left, kept_height, kept_width = params.box
     assert 0 <= top <= top + kept_height <= height and 0 <= left <= left + kept_width <= width
     assert kept_height >= 1 and kept_width >= 1
-    image = augment_image(torch.zeros(3, height, width, dtype=torch.uint8), how)
-    target = augment_target(torch.zeros(height, width, dtype=torch.int64), how)
+    image = augment_image(torch.zeros(3, height, width, dtype=torch.uint8), params)
+    target = augment_target(torch.zeros(height, width, dtype=torch.int64), params)
     assert image.shape == (3, *size) and image.dtype == torch.uint8 and image.is_contiguous()
     assert target.shape == size and target.dtype == torch.int64 and target.is_contiguous()
 
@@ -46,13 +47,13 @@ def test_drawn_boxes_lie_inside_and_results_have_the_size(seed, height, width, s
 def test_image_and_target_stay_aligned(seed, height, width):
     """Blobs whose gray level is 40 times their node index: 2 px and more inside a blob it must still be so.
 
-    Two px is how far bilinear scaling to twice the size reaches.
+    Two px is params far bilinear scaling to twice the size reaches.
     """
     rng = np.random.default_rng(seed)
     blobs = torch.from_numpy(np.kron(rng.integers(0, 6, (6, 6)), np.ones((15, 15), dtype=np.int64)))[:height, :width]
     image = (blobs * 40).to(torch.uint8).repeat(3, 1, 1)
-    how = draw_augmentation(rng, tuple(blobs.shape), size=(40, 50), color_jitter=0)
-    gray, target = augment_image(image, how).int(), augment_target(blobs, how)
+    params = draw_augmentation(rng, tuple(blobs.shape), TransformConfig(size=(40, 50), color_jitter=0))
+    gray, target = augment_image(image, params).int(), augment_target(blobs, params)
     padding = torch.tensor(PAD_RGB).view(3, 1, 1)
     assert torch.equal((gray == padding).all(dim=0), target == IGNORE_INDEX)
     around = target[None].float()
@@ -65,15 +66,15 @@ def test_image_and_target_stay_aligned(seed, height, width):
 def test_pure_crop_and_flip_equal_slicing():
     rng = np.random.default_rng(0)
     image, target = rng.integers(0, 256, (3, 9, 11), dtype=np.uint8), rng.integers(0, 9, (9, 11))
-    how = plain(box=(2, 3, 4, 6), flip=True)
-    assert np.array_equal(augment_image(torch.from_numpy(image), how), image[:, 2:6, 3:9][:, :, ::-1])
-    assert np.array_equal(augment_target(torch.from_numpy(target), how), target[2:6, 3:9][:, ::-1])
+    params = plain(box=(2, 3, 4, 6), flip=True)
+    assert np.array_equal(augment_image(torch.from_numpy(image), params), image[:, 2:6, 3:9][:, :, ::-1])
+    assert np.array_equal(augment_target(torch.from_numpy(target), params), target[2:6, 3:9][:, ::-1])
 
 
 def test_padding_surrounds_a_smaller_image():
-    how = plain(box=(0, 0, 4, 6), size=(8, 9), offset=(3, 2))
-    target = augment_target(torch.arange(24).reshape(4, 6), how)
-    image = augment_image(torch.full((3, 4, 6), 7, dtype=torch.uint8), how)
+    params = plain(box=(0, 0, 4, 6), size=(8, 9), offset=(3, 2))
+    target = augment_target(torch.arange(24).reshape(4, 6), params)
+    image = augment_image(torch.full((3, 4, 6), 7, dtype=torch.uint8), params)
     assert torch.equal(target[3:7, 2:8], torch.arange(24).reshape(4, 6))
     assert (target == IGNORE_INDEX).sum() == 72 - 24
     assert image[:, 0, 0].tolist() == list(PAD_RGB) and (image[:, 3:7, 2:8] == 7).all()
@@ -82,25 +83,30 @@ def test_padding_surrounds_a_smaller_image():
 def test_scale_is_relative_to_the_native_size_and_log_uniform():
     """A crop far smaller than the image covers 1/scale of its own size: that ratio is log-uniform in the range."""
     rng = np.random.default_rng(0)
-    draws = [draw_augmentation(rng, (4000, 4000), size=(400, 400), scale=(0.5, 2.0)) for _ in range(2000)]
-    logs = np.log2([400 / how.box[2] for how in draws])
+    transform = TransformConfig(size=(400, 400), scale=(0.5, 2.0))
+    draws = [draw_augmentation(rng, (4000, 4000), transform) for _ in range(2000)]
+    logs = np.log2([400 / params.box[2] for params in draws])
     assert -1.01 < logs.min() < -0.97 and 0.97 < logs.max() < 1.01
     assert np.abs(np.quantile(logs, [0.25, 0.5, 0.75]) - [-0.5, 0, 0.5]).max() < 0.07
-    assert abs(np.mean([how.flip for how in draws]) - 0.5) < 0.05
-    assert all(how.box[2] == how.box[3] and how.resized == (400, 400) for how in draws)  # the aspect is kept
+    assert abs(np.mean([params.flip for params in draws]) - 0.5) < 0.05
+    assert all(
+        params.box[2] == params.box[3] and params.resized == (400, 400) for params in draws
+    )  # the aspect is kept
 
 
 def test_options_turn_each_part_off_or_on():
     native, size = (50, 60), (20, 30)
+    off = TransformConfig(size=size, scale=(1, 1), flip=0, color_jitter=0)
+    always_flip = TransformConfig(size=size, flip=1)
     for seed in range(20):
-        how = draw_augmentation(np.random.default_rng(seed), native, size=size, scale=(1, 1), flip=0, color_jitter=0)
-        assert how == plain(box=how.box, resized=size, size=size) and how.box[2:] == size
-        assert draw_augmentation(np.random.default_rng(seed), native, size=size, flip=1).flip
+        params = draw_augmentation(np.random.default_rng(seed), native, off)
+        assert params == plain(box=params.box, resized=size, size=size) and params.box[2:] == size
+        assert draw_augmentation(np.random.default_rng(seed), native, always_flip).flip
 
 
 def test_draws_depend_on_seed_epoch_and_index():
     def draw(*key):
-        return draw_augmentation(sample_generator(*key), (50, 60), size=(20, 30))
+        return draw_augmentation(sample_generator(*key), (50, 60), TransformConfig(size=(20, 30)))
 
     assert draw(1, 2, 3) == draw(1, 2, 3)
     keys = [(s, e, i) for s in range(3) for e in range(3) for i in range(3)]
@@ -126,7 +132,7 @@ def test_jitter_equals_torchvision_one_after_the_other(changes, reference):
     assert (jitter_color(image, plain(**changes)).double() - expected).abs().max() <= 0.75
 
 
-def test_hue_turns_colour_and_keeps_luma_and_gray():
+def test_hue_turns_color_and_keeps_luma_and_gray():
     gray = torch.full((3, 4, 4), 100, dtype=torch.uint8)
     assert torch.equal(jitter_color(gray, plain(hue=0.2)), gray)
     color = torch.tensor([150, 100, 80], dtype=torch.uint8).view(3, 1, 1).repeat(1, 4, 4)
@@ -151,8 +157,8 @@ def test_global_random_state_is_neither_read_nor_changed():
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         before = torch.get_rng_state(), np.random.get_state()[1].copy()
-        how = draw_augmentation(sample_generator(0, 0, 0), (50, 60), size=(20, 30))
-        results.append((augment_image(image, how), augment_target(target, how)))
+        params = draw_augmentation(sample_generator(0, 0, 0), (50, 60), TransformConfig(size=(20, 30)))
+        results.append((augment_image(image, params), augment_target(target, params)))
         assert torch.equal(before[0], torch.get_rng_state())
         assert np.array_equal(before[1], np.random.get_state()[1])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

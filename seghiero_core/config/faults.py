@@ -1,0 +1,235 @@
+"""Finding what is wrong with a config. The checks return their faults, so that all can be reported together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from seghiero_core.config.schema import ClassesConfig, Config
+from seghiero_core.config.yaml_reader import Key
+from seghiero_core.errors import ConfigError, UsageError, nearest
+from seghiero_core.hierarchy.section import short_repr
+from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.losses.catalog import check_loss_section
+from seghiero_core.registry import BACKBONES, HEADS, BackboneEntry, HeadEntry, Registry
+
+Fault = tuple[Key, str]
+"""The key that is wrong, to find its line, and the message, which begins with the key."""
+
+_EXPECTED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "model_type": "a mapping",
+    "path_type": "a path",
+    "string_too_short": "a string that is not empty",
+    "string_type": "a string",
+    "tuple_type": "a list",
+}
+"""What was expected, by the type of pydantic's error."""
+
+
+def validate_schema(data: Mapping[str, Any]) -> tuple[Config | None, list[Fault]]:
+    """Validate the sections, keys and values of a config, except for the options of components and losses.
+
+    Args:
+        data: The config as plain values, its preset expanded.
+
+    Returns:
+        The config, None where it has faults, and the faults.
+    """
+    try:
+        return Config.model_validate(data), []
+    except ValidationError as error:
+        return None, [_schema_fault(details) for details in error.errors(include_url=False)]
+
+
+def build_hierarchy(config: Config | None, classes: Any) -> tuple[Hierarchy | None, list[Fault]]:
+    """Build the class tree, if need be from a config that has faults in other sections.
+
+    Args:
+        config: The config, None where it has faults.
+        classes: Its `classes` section as plain values.
+
+    Returns:
+        The tree, None where `classes` has faults, and those that `validate_schema` has not found.
+    """
+    try:
+        if config is not None:
+            return config.hierarchy, []
+        return Hierarchy.from_config(ClassesConfig.model_validate(classes)), []
+    except ValidationError:
+        return None, []
+    except ConfigError as error:
+        return None, [_fault_from_line(line) for line in str(error).splitlines()]
+
+
+def component_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
+    """Check the types and options of the `backbone` and `head` sections.
+
+    Args:
+        data: The config as plain values.
+
+    Yields:
+        The faults.
+    """
+    for section, registry in (("backbone", BACKBONES), ("head", HEADS)):
+        options = data.get(section, {})
+        if isinstance(options, Mapping):
+            yield from _component_faults(section, registry, options)
+
+
+def loss_faults(loss: Any, hierarchy: Hierarchy) -> list[Fault]:
+    """Check the `loss` section.
+
+    Args:
+        loss: The section as plain values.
+        hierarchy: The class tree.
+
+    Returns:
+        The faults.
+    """
+    if not isinstance(loss, Mapping):
+        return []  # `validate_schema` reports it
+    return [_fault_from_line(line) for line in check_loss_section(loss, hierarchy)]
+
+
+def monitor_faults(config: Config, hierarchy: Hierarchy) -> list[Fault]:
+    """Check that `training.monitor` is a level of the tree, or the mean over all.
+
+    Args:
+        config: A valid config.
+        hierarchy: Its class tree.
+
+    Returns:
+        The faults.
+    """
+    monitor, known = config.training.monitor, ["mean_miou", *(level.name for level in hierarchy.levels)]
+    if monitor in known:
+        return []
+    hint = f"{nearest(monitor, known)} Known: {', '.join(known)}."
+    return [_fault(("training", "monitor"), f"unknown metric '{monitor}'.{hint}")]
+
+
+def init_from_faults(config: Config) -> list[Fault]:
+    """Check that only one of `init_from` and `backbone.pretrained` loads weights.
+
+    Args:
+        config: A valid config.
+
+    Returns:
+        The faults.
+    """
+    if config.init_from and config.backbone.pretrained:
+        text = "loads the backbone's weights, too; set backbone.pretrained to false, or remove init_from."
+        return [_fault(("init_from",), text)]
+    return []
+
+
+def _fault(key: Key, text: str) -> Fault:
+    return key, f"{'.'.join(map(str, key))}: {text}"
+
+
+def _fault_from_line(line: str) -> Fault:
+    """The fault that a message describes; the message begins with its key, such as "classes.tree: ..."."""
+    return tuple(line.partition(":")[0].split(".")), line
+
+
+def _schema_fault(error: Any) -> Fault:
+    """Turn pydantic's description of an error into a fault."""
+    key = error["loc"]
+    if error["type"] == "missing":
+        return _fault(key, "this key is required.")
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(key[:-1])
+        return _fault(key, f"unknown key.{nearest(key[-1], known)} Known: {', '.join(known)}.")
+    return _fault(key, _expectation(error))
+
+
+def _known_keys(section: Key) -> list[str]:
+    """The keys of a section of the schema; the empty key stands for the whole config."""
+    model: type[BaseModel] = Config
+    for name in section:
+        annotation = model.model_fields[name].annotation
+        alternatives = getattr(annotation, "__args__", (annotation,))  # of `SplitConfig | None`
+        model = next(each for each in alternatives if issubclass(each, BaseModel))
+    return list(model.model_fields)
+
+
+def _expectation(error: Any) -> str:
+    """Say what was expected and what was found."""
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "value_error":  # raised by a validator, which says both
+        return f"{context['error']}."
+    if kind == "literal_error":
+        expected = context["expected"]
+    elif kind == "greater_than":
+        expected = _at_least_above(context["gt"])
+    elif kind == "greater_than_equal":
+        expected = _at_least(context["ge"])
+    elif kind == "less_than":
+        expected = f"a number below {context['lt']:g}"
+    elif kind == "less_than_equal":
+        expected = f"a number of at most {context['le']:g}"
+    elif kind in _EXPECTED:
+        expected = _EXPECTED[kind]
+    else:  # a rarer kind, from the annotation of a component's option
+        return f"{error['msg'].replace('Input should be', 'expected')}, found {short_repr(error['input'])}."
+    return f"expected {expected}, found {short_repr(error['input'])}."
+
+
+def _at_least_above(limit: float) -> str:
+    return f"a whole number from {limit + 1}" if isinstance(limit, int) else f"a number above {limit:g}"
+
+
+def _at_least(limit: float) -> str:
+    return f"a whole number from {limit}" if isinstance(limit, int) else f"a number of at least {limit:g}"
+
+
+def _component_faults(section: str, registry: Registry, options: Mapping[str, Any]) -> Iterator[Fault]:
+    name = options.get("type", Config.model_fields[section].default.type)
+    try:
+        entry: BackboneEntry | HeadEntry = registry.get(str(name))
+    except UsageError as error:
+        yield _fault((section, "type"), str(error))
+        return
+    if isinstance(entry, BackboneEntry):
+        try:
+            entry.check_variant(options.get(entry.selector, entry.default))
+        except UsageError as error:
+            yield _fault((section, entry.selector), str(error))
+    known = {*type(Config.model_fields[section].default).model_fields, *_own_keys(entry)}
+    for key, value in options.items():
+        if key not in known:
+            yield _fault((section, key), _unknown_option(section, registry, str(name), key, known))
+        elif key in entry.options:
+            try:
+                TypeAdapter(entry.options[key].annotation).validate_python(value)
+            except ValidationError as error:
+                yield _fault((section, key), _expectation(error.errors()[0]))
+
+
+def _own_keys(entry: BackboneEntry | HeadEntry) -> set[str]:
+    """The keys that this component has, beyond those that every component of its kind has."""
+    if isinstance(entry, BackboneEntry):
+        return {entry.selector, *entry.options}
+    return set(entry.options)
+
+
+def _unknown_option(section: str, registry: Registry, name: str, key: str, known: set[str]) -> str:
+    others = [other for other in registry.names() if key in _own_keys(registry.get(other))]
+    if others:
+        whole = f"{section}={{type: {name}}}"
+        hint = f" It belongs to {', '.join(others)}: remove it, or replace the whole section ({whole})."
+    else:
+        hint = nearest(key, known)
+    return f"unknown key for {name}.{hint} Known: {', '.join(sorted(known))}."
