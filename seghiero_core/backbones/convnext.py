@@ -1,4 +1,4 @@
-"""ConvNeXt (Liu et al. 2022) of timm."""
+"""Registration of ConvNeXt (Liu et al. 2022), built with timm."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from seghiero_core.registry import Rate, register_backbone
 
-# The default is the first: ImageNet-22k weights before fine-tuning on 1k are what the paper's own segmentation models
-# start from, and they exist for all five sizes under a free licence. DINOv3's are stronger still on dense tasks, but
-# their licence is restrictive and there is none for xlarge.
+# The first tag is the default. The paper's own segmentation models start from ImageNet-22k weights without fine-tuning
+# on ImageNet-1k, and timm has them for all five sizes under a free license. DINOv3 weights are stronger on dense tasks,
+# but their license is restrictive and xlarge has none.
 _FB = ("fb_in22k", "fb_in22k_ft_in1k", "fb_in22k_ft_in1k_384")
 _IN12K = ("in12k", "in12k_ft_in1k", "in12k_ft_in1k_384")
 _CLIP = (
@@ -47,7 +47,7 @@ def build(
     drop_path: Rate = 0.1,
     gradient_checkpointing: bool = False,
 ) -> Any:
-    """ConvNeXt, a modern convolutional network. `output_stride` 8 or 16 dilates the last stages instead of striding."""
+    """ConvNeXt, a modern convolutional network. An `output_stride` of 8 or 16 dilates the last stages."""
     from seghiero_core.backbones.networks.convnext import ConvNeXt
 
     return ConvNeXt(f"convnext_{variant}", output_stride, drop_path, gradient_checkpointing)

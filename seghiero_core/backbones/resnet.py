@@ -1,4 +1,4 @@
-"""ResNet (He et al. 2016) of timm."""
+"""Registration of ResNet (He et al. 2016), built with timm."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from seghiero_core.registry import Rate, register_backbone
 
-# The default is the first: recipe A1 of "ResNet strikes back" (Wightman et al. 2021) is the strongest ImageNet-1k
-# recipe that timm publishes for all five depths under a free licence.
-# `tv2` is close but missing for 18 and 34; `fb_*` is non-commercial.
+# The first tag is the default. Recipe A1 of "ResNet strikes back" (Wightman et al. 2021) is the strongest ImageNet-1k
+# recipe that timm publishes for all five depths under a free license. `tv2` is close, but 18 and 34 have none; `fb_*`
+# is non-commercial.
 _A = ("a1_in1k", "a2_in1k", "a3_in1k")
 _FB = ("fb_ssl_yfcc100m_ft_in1k", "fb_swsl_ig1b_ft_in1k")
 _TAGS = {
@@ -44,7 +44,7 @@ def build(
     drop_path: Rate = 0.0,
     gradient_checkpointing: bool = False,
 ) -> Any:
-    """ResNet, the proven choice. `output_stride` 8 or 16 dilates the last stages instead of striding them."""
+    """ResNet, a well-tested convolutional network. An `output_stride` of 8 or 16 dilates the last stages."""
     from seghiero_core.backbones.networks.resnet import ResNet
 
     return ResNet(f"resnet{variant}", output_stride, drop_path, gradient_checkpointing)

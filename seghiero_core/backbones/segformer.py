@@ -1,4 +1,4 @@
-"""MiT, the hierarchical transformer encoder of SegFormer (Xie et al. 2021), of transformers."""
+"""Registration of MiT, the encoder of SegFormer (Xie et al. 2021), built with transformers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VARIANTS = {"mit-b0": (32, 64, 160, 256), **{f"mit-b{i}": _WIDE for i in range(
     weights={variant: (f"nvidia/{variant}",) for variant in _VARIANTS},
 )
 def build(variant: str, *, drop_path: Rate = 0.1, gradient_checkpointing: bool = False) -> Any:
-    """MiT, the transformer of SegFormer: best with a SegFormer head."""
+    """MiT, the transformer encoder of SegFormer; works best with a SegFormer head."""
     from seghiero_core.backbones.networks.mit import MixTransformer
 
     return MixTransformer(variant, drop_path, gradient_checkpointing)

@@ -1,4 +1,4 @@
-"""The DeepLabV3+ head (Chen et al. 2018)."""
+"""Registration of the DeepLabV3+ head (Chen et al. 2018)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def build(
     dilations: tuple[Dilation, Dilation, Dilation] | None = None,
     dropout: Rate = 0.1,
 ) -> Any:
-    """DeepLabV3+: atrous pyramid with image pooling on C4, C1's detail; reliable on any backbone.
+    """DeepLabV3+: an atrous pyramid with image pooling on C4, refined with C1; reliable on any backbone.
 
-    `dilations` default to the paper's (6, 12, 18) at stride 16, and to the same reach in image pixels at strides 8 and
-    32: a wider one would see mostly padding on the smaller map.
+    `dilations` default to the paper's (6, 12, 18) at stride 16, and to the same distance in image pixels at strides 8
+    and 32: on a smaller map, larger dilations would reach mostly padding.
     """
     from seghiero_core.heads.networks.aspp import ASPPHead
 
-    fitting = tuple(96 * i // output_stride for i in (1, 2, 3))
-    return ASPPHead(in_channels_list, num_classes, proj_dim, dilations or fitting, dropout, embedding)
+    default_dilations = tuple(96 * i // output_stride for i in (1, 2, 3))
+    return ASPPHead(in_channels_list, num_classes, proj_dim, dilations or default_dilations, dropout, embedding)

@@ -1,4 +1,4 @@
-"""The SegFormer head (Xie et al. 2021)."""
+"""Registration of the SegFormer head (Xie et al. 2021)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def build(
     embedding: bool = True,
     dropout: Rate = 0.1,
 ) -> Any:
-    """The full MLP decoder of SegFormer: the most accurate of its family, and the dearest."""
+    """The full MLP decoder of SegFormer: the most accurate of its family, and the slowest."""
     from seghiero_core.heads.networks.segformer import SegFormerHead
 
     return SegFormerHead(in_channels_list, num_classes, proj_dim, dropout, embedding)

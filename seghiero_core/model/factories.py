@@ -1,6 +1,6 @@
-"""From a config to a network: the factories, and where they meet.
+"""Factories that build backbones, heads and whole models from a config.
 
-Nothing here imports torch until something is built, so that channels can be listed without it.
+Nothing here imports torch until a network is built, so channels can be listed without it.
 """
 
 from __future__ import annotations
@@ -12,29 +12,34 @@ from pydantic import ValidationError
 
 from seghiero_core.config.schema import Config
 from seghiero_core.errors import CheckpointError, UsageError, nearest, shorten
-from seghiero_core.registry import (
-    BACKBONES,
-    GIVEN_BY_MODEL,
-    HEADS,
-    BackboneEntry,
-    Channels,
-    HeadEntry,
-    Statistics,
-    keyword_options,
-)
+from seghiero_core.events import Notify, ignore_events
+from seghiero_core.registry import BACKBONES, HEADS, BackboneEntry, Channels, HeadEntry, Statistics
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from seghiero_core.events import Notify
     from seghiero_core.model.segmentation import SegmentationModel
 
 
-def create_backbone(config: Any, notify: Notify = lambda event: None) -> nn.Module:
-    """The backbone of `config` (a loaded config, or a dict with its sections), with its published weights if asked.
+def create_backbone(config: Any, notify: Notify = ignore_events) -> nn.Module:
+    """Build the backbone of a config and, if `backbone.pretrained` is set, load its pretrained weights.
 
-    A download and the report of what was loaded are told through `notify(event)`, as in `train`.
-    Raises UsageError for an unknown type, variant or option, WeightsError if `pretrained` weights cannot be had.
+    Args:
+        config: A loaded config, or a dict with its sections; only `backbone` is read.
+        notify: Receives a "download" event for each downloaded file and a "weights" event with the `WeightsReport`.
+
+    Returns:
+        A module with `forward(x: B,3,H,W) -> [C1, C2, C3, C4]`.
+
+    Raises:
+        UsageError: If the type, variant or an option is unknown.
+        WeightsError: If the pretrained weights can't be downloaded, read or matched to the backbone.
+
+    Example:
+        >>> import torch
+        >>> backbone = create_backbone({"backbone": {"type": "resnet", "depth": 18}})
+        >>> [tuple(feature.shape) for feature in backbone.eval()(torch.rand(1, 3, 64, 96))]
+        [(1, 64, 16, 24), (1, 128, 8, 12), (1, 256, 4, 6), (1, 512, 2, 3)]
     """
     section = _section(config, "backbone")
     entry = BACKBONES.get(section["type"])
@@ -49,20 +54,59 @@ def create_backbone(config: Any, notify: Notify = lambda event: None) -> nn.Modu
 
 
 def get_backbone_channels(config: Any) -> Channels:
-    """(c1, c2, c3, c4) of the backbone of `config`, known without building it."""
+    """Look up the channels of a backbone's four stages without building it.
+
+    Args:
+        config: A loaded config, or a dict with its sections; only `backbone` is read.
+
+    Returns:
+        (c1, c2, c3, c4), finest stage first.
+
+    Raises:
+        UsageError: If the type or variant is unknown.
+
+    Example:
+        >>> get_backbone_channels({"backbone": {"type": "convnext", "variant": "tiny"}})
+        (96, 192, 384, 768)
+    """
     section = _section(config, "backbone")
     entry = BACKBONES.get(section["type"])
     return entry.variants[_variant(entry, section)]
 
 
 def get_backbone_strides(config: Any) -> tuple[int, int, int, int]:
-    """(4, 8, 16, 32), C3's and C4's lowered to `output_stride` where the backbone's section sets it."""
+    """Look up the strides of a backbone's four stages without building it.
+
+    Args:
+        config: A loaded config, or a dict with its sections; only `backbone` is read.
+
+    Returns:
+        (4, 8, 16, 32), with the strides of C3 and C4 lowered to `output_stride` if the config sets it.
+
+    Raises:
+        UsageError: If the type is unknown.
+
+    Example:
+        >>> get_backbone_strides({"backbone": {"type": "resnet", "output_stride": 8}})
+        (4, 8, 8, 8)
+    """
     section = _section(config, "backbone")
     return BACKBONES.get(section["type"]).strides(int(section.get("output_stride", 32)))
 
 
 def get_statistics(config: Any) -> Statistics:
-    """(mean, std) of R, G, B in 0..1 that the backbone of `config` expects: those of its weights' training data."""
+    """Look up the mean and standard deviation that a backbone's inputs are normalized with.
+
+    Args:
+        config: A loaded config, or a dict with its sections; only `backbone` is read.
+
+    Returns:
+        (mean, std), each three floats (R, G, B in 0..1), of the data that the backbone's weights were trained on.
+
+    Raises:
+        UsageError: If the type or variant is unknown.
+        WeightsError: If `pretrained` is neither a known tag nor an existing path.
+    """
     from seghiero_core.weights.pretrained import pretrained_statistics
 
     section = _section(config, "backbone")
@@ -71,16 +115,33 @@ def get_statistics(config: Any) -> Statistics:
 
 
 def create_head(config: Any, channels: Sequence[int], num_classes: int, *, embedding: bool = True) -> nn.Module:
-    """The head of `config` on features of `channels`, giving (logits, embedding).
+    """Build the head of a config.
 
-    Without `embedding` that branch isn't built and None is given. Raises UsageError for an unknown type or option.
+    Args:
+        config: A loaded config, or a dict with its sections; `head` is read, and `output_stride` of `backbone`.
+        channels: Channels of C1 to C4.
+        num_classes: Channels of the logits.
+        embedding: Whether to build the embedding branch. Without it the head returns None as its embedding.
+
+    Returns:
+        A module with `forward([C1, C2, C3, C4]) -> (logits, embedding)`.
+
+    Raises:
+        UsageError: If the type or an option is unknown.
+
+    Example:
+        >>> import torch
+        >>> head = create_head({"head": {"type": "segformer"}}, (32, 64, 160, 256), num_classes=5).eval()
+        >>> sizes = zip((32, 64, 160, 256), (16, 8, 4, 2))
+        >>> logits, embedding = head([torch.rand(1, c, size, size) for c, size in sizes])
+        >>> tuple(logits.shape), tuple(embedding.shape)
+        ((1, 5, 16, 16), (1, 256, 16, 16))
     """
     section = _section(config, "head")
     entry = HEADS.get(section["type"])
     options = _options(entry, section, {"type", "proj_dim"})
     given = {"output_stride": get_backbone_strides(config)[3], "embedding": embedding}
-    taken = keyword_options(entry.build)
-    options |= {name: given[name] for name in GIVEN_BY_MODEL if name in taken}
+    options |= {name: given[name] for name in entry.receives}
     return entry.build(list(channels), num_classes, section["proj_dim"] or entry.proj_dim, **options)
 
 
@@ -88,13 +149,31 @@ def build_model(
     config: Any,
     num_classes: int,
     *,
-    embedding: bool,
+    embedding: bool = False,
     auxiliary: bool = False,
-    notify: Notify = lambda event: None,
+    notify: Notify = ignore_events,
 ) -> SegmentationModel:
-    """Assemble backbone, head and, if asked, the auxiliary head on C3 that helps in training.
+    """Assemble a backbone, a head and, if asked for, an auxiliary head for training.
 
-    `notify` is as for `create_backbone`.
+    Args:
+        config: A loaded config, or a dict with its sections; `backbone` and `head` are read.
+        num_classes: Channels of the logits.
+        embedding: Whether the head builds its embedding branch.
+        auxiliary: Whether to add a small head on C3 that gives `auxiliary_logits` in training mode.
+        notify: Receives the events of `create_backbone`.
+
+    Returns:
+        The model, in training mode and on the CPU.
+
+    Raises:
+        UsageError: If a type, variant or option is unknown.
+        WeightsError: If the pretrained weights can't be downloaded, read or matched to the backbone.
+
+    Example:
+        >>> import torch
+        >>> model = build_model({"backbone": {"type": "resnet", "depth": 18}}, num_classes=5, embedding=False)
+        >>> tuple(model.eval()(torch.zeros(1, 3, 50, 70)).logits.shape)
+        (1, 5, 50, 70)
     """
     from seghiero_core.model.segmentation import AuxiliaryHead, SegmentationModel
 
@@ -111,10 +190,21 @@ def build_model(
 
 
 def build_trained_model(config: Any, num_classes: int, tensors: Mapping[str, Tensor]) -> SegmentationModel:
-    """The network of `config` with the weights of a checkpoint, in eval mode and as inference needs it.
+    """Build the model of a config for inference and load the weights of a checkpoint into it.
 
-    That is without embedding and auxiliary head, whose tensors are left out. Published weights are not looked for, so
-    that the network (in the other sense) is never touched. Raises CheckpointError for a key that is missing or unknown.
+    The embedding branch and the auxiliary head are not built, and their tensors are skipped. Pretrained weights are
+    never looked up, so this needs no internet connection.
+
+    Args:
+        config: A loaded config, or a dict with its sections; `backbone` and `head` are read.
+        num_classes: Channels of the logits.
+        tensors: The checkpoint's state dict.
+
+    Returns:
+        The model in eval mode, on the CPU.
+
+    Raises:
+        CheckpointError: If a key is missing or unknown, or a shape differs.
     """
     backbone = {**_section(config, "backbone"), "pretrained": False}
     model = build_model({"backbone": backbone, "head": _section(config, "head")}, num_classes, embedding=False)
@@ -136,9 +226,13 @@ def build_trained_model(config: Any, num_classes: int, tensors: Mapping[str, Ten
 
 
 def _section(config: Any, name: str) -> Mapping[str, Any]:
-    """The section of a config, its defaults filled in."""
-    if not isinstance(config, Mapping):
+    """Return a section of a config with its defaults filled in."""
+    if isinstance(config, Config):
         return getattr(config, name).model_dump()
+    if not isinstance(config, Mapping):
+        raise UsageError(f"expected a loaded config or a dict with its sections, found {config!r}; see load_config.")
+    if unknown := [key for key in config if key not in Config.model_fields]:
+        raise UsageError(f"unknown section '{unknown[0]}' in the config.{nearest(unknown[0], Config.model_fields)}")
     try:
         return type(Config.model_fields[name].default).model_validate(config.get(name, {})).model_dump()
     except ValidationError as error:

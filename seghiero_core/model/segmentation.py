@@ -1,4 +1,4 @@
-"""The assembled network: images in, logits at their size out."""
+"""The assembled network: takes images and returns logits of the same size."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from seghiero_core.heads.networks.layers import conv_norm_act, init_weights
 
 
 class SegmentationOutput(NamedTuple):
-    """What a forward pass gives.
+    """Output of a forward pass.
 
     Attributes:
-        logits: B,num_classes,H,W at the input's size, raw.
-        embedding: B,proj_dim,h,w of unit length along the channels, or None where it is not built. It covers the
-            padded input, at the size the head works at.
-        auxiliary_logits: B,num_classes,H,W of the auxiliary head, in training only.
+        logits: B,num_classes,H,W at the input's size, without an activation.
+        embedding: B,proj_dim,h,w with unit length along the channels, or None if the head has no embedding branch. It
+            covers the padded input, at the resolution that the head works at.
+        auxiliary_logits: B,num_classes,H,W from the auxiliary head, or None in eval mode and without that head.
     """
 
     logits: torch.Tensor
@@ -27,7 +27,16 @@ class SegmentationOutput(NamedTuple):
 
 
 class AuxiliaryHead(nn.Sequential):
-    """A small fully convolutional head on C3, for deep supervision (Zhao et al. 2017, PSPNet)."""
+    """A small fully convolutional head on C3 for deep supervision.
+
+    Maps B,in_channels,h,w to B,num_classes,h,w. Reference: Zhao et al. 2017, "Pyramid Scene Parsing Network",
+    section 3.3.
+
+    Args:
+        in_channels: Channels of C3.
+        num_classes: Channels of the logits.
+        dropout: Probability of dropping a channel before the classifier in training.
+    """
 
     def __init__(self, in_channels: int, num_classes: int, dropout: float = 0.1):
         width = max(in_channels // 4, 32)
@@ -37,19 +46,19 @@ class AuxiliaryHead(nn.Sequential):
 
 
 class SegmentationModel(nn.Module):
-    """Normalise, pad, backbone, head, upsample, crop.
+    """Normalizes and pads images, runs backbone and head, and resizes the logits to the input's size.
 
-    Any H and W from 1 are taken. The image is padded at the bottom and right, to a multiple of `stride`, by repeating
-    its last row and column: zeros would draw an edge that no photograph has, and reflection needs an image larger than
-    the padding. In training, a BatchNorm needs more than one value per channel, so a batch of one image must then be
-    larger than `stride` along one side.
+    Accepts any H and W from 1 px. An image is padded at the bottom and right to a multiple of `stride` by repeating its
+    last row and column: zeros would add an edge that no photograph has, and reflection needs an image larger than the
+    padding. BatchNorm needs more than one value per channel in training, so a training batch of a single image must
+    have a side longer than `stride`.
 
     Args:
-        backbone: B,3,H,W -> [C1, C2, C3, C4].
-        head: [C1, C2, C3, C4] -> (logits at C1's size, embedding or None).
-        mean, std: of R, G, B in 0..1, of the data that the backbone was trained on.
-        stride: C4's stride.
-        auxiliary: a head on C3 that is used in training only.
+        backbone: Maps B,3,H,W to [C1, C2, C3, C4].
+        head: Maps [C1, C2, C3, C4] to (logits at C1's size, embedding or None).
+        mean, std: Mean and standard deviation (R, G, B in 0..1) of the data that the backbone was trained on.
+        stride: Stride of C4, in px.
+        auxiliary: Head on C3 that is used only in training.
     """
 
     def __init__(
@@ -69,18 +78,26 @@ class SegmentationModel(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(std).reshape(1, 3, 1, 1))
 
     def forward(self, images: torch.Tensor) -> SegmentationOutput:
-        """B,3,H,W of RGB in 0..255, uint8 or float -> logits at H,W, the embedding, auxiliary logits."""
+        """Segment a batch of images.
+
+        Args:
+            images: B,3,H,W, RGB in 0..255, uint8 or float.
+
+        Returns:
+            The logits B,num_classes,H,W, the embedding and, in training, the auxiliary logits.
+        """
         height, width = images.shape[-2:]
         x = (images.to(self.mean.dtype) - self.mean) / self.std
-        # Always called, also for no padding: a branch on the size would fix it in an exported graph.
+        # Called even when nothing is padded: a branch on the size would fix the size in an exported graph.
         x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
         features = self.backbone(x)
         logits, embedding = self.head(features)
         auxiliary = None
         if self.auxiliary is not None and self.training:
-            auxiliary = self._at_input_size(self.auxiliary(features[2]), x, height, width)
-        return SegmentationOutput(self._at_input_size(logits, x, height, width), embedding, auxiliary)
+            auxiliary = self._resize_and_crop(self.auxiliary(features[2]), x, height, width)
+        return SegmentationOutput(self._resize_and_crop(logits, x, height, width), embedding, auxiliary)
 
-    def _at_input_size(self, logits: torch.Tensor, padded: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    def _resize_and_crop(self, logits: torch.Tensor, padded: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Resize logits to the padded input and crop the padding away."""
         size = padded.shape[-2:]
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[..., :height, :width]

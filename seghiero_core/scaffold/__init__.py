@@ -1,1 +1,1 @@
-"""New components and projects from templates."""
+"""Scaffold new components and projects from templates."""

@@ -1,4 +1,4 @@
-"""Reading the text templates that ship with the package."""
+"""Read the text templates that ship with the package."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from string import Template
 
 
 def read_template(name: str) -> Template:
-    """The template `name`.tmpl: inside the installed package, or at the top of a checkout.
+    """Read a template from the installed package, or from the top of a source checkout.
 
-    Raises FileNotFoundError where neither has it, which means that the installation is damaged.
+    Args:
+        name: File name without `.tmpl`.
+
+    Returns:
+        The template.
+
+    Raises:
+        FileNotFoundError: If the installation lacks it.
     """
     packaged = files("seghiero_core") / "templates" / f"{name}.tmpl"
     checkout = Path(__file__).resolve().parents[2] / "templates" / f"{name}.tmpl"

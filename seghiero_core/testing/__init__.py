@@ -1,4 +1,4 @@
-"""The conformance suite: what every backbone and head has to pass."""
+"""The conformance suite that every backbone and head must pass."""
 
 from seghiero_core.testing.conformance import check_backbone, check_head
 from seghiero_core.testing.shapes import BackboneReport, verify_backbone

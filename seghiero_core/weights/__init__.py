@@ -1,1 +1,1 @@
-"""Published weights: finding, reading and checking them."""
+"""Published weights: find, download, read and validate them."""

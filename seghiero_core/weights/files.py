@@ -1,4 +1,4 @@
-"""Weight files from outside, read without running code: .safetensors, pickled state dicts, folders, checkpoints."""
+"""Read weights without running code: .safetensors files, pickled state dicts, hub folders, seghiero checkpoints."""
 
 from __future__ import annotations
 
@@ -19,34 +19,63 @@ from seghiero_core.weights.hub import WEIGHT_FILES
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Bits per value of each type in a safetensors header.
 _BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16}
 _BITS |= {"I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64}
 
 
 def checkpoint_folder(path: Path) -> Path | None:
-    """The folder of the seghiero checkpoint that `path` means (a run, a checkpoint or its file), None if it is none."""
+    """Find the checkpoint folder that a path refers to.
+
+    Args:
+        path: A run folder, a checkpoint folder or the `model.safetensors` in one; anything else is allowed.
+
+    Returns:
+        The checkpoint folder, or None if `path` is not part of a seghiero run.
+    """
     if path.is_dir():
-        places = [path, path / "best", path / "last"]
+        candidates = [path, path / "best", path / "last"]
+    elif path.name == "model.safetensors":
+        candidates = [path.parent]
     else:
-        places = [path.parent] if path.name == "model.safetensors" else []
-    return find_checkpoint(path) if any((place / "manifest.json").exists() for place in places) else None
+        return None
+    if any((folder / "manifest.json").exists() for folder in candidates):
+        return find_checkpoint(path)
+    return None
 
 
 def weights_file(path: Path) -> Path:
-    """`path`, or the weights in it if it is a folder in the hub's layout. Raises WeightsError."""
+    """Return the weights file that a path refers to.
+
+    Args:
+        path: A file, or a folder laid out like a hub repository.
+
+    Returns:
+        The file itself, or the weights in the folder.
+
+    Raises:
+        WeightsError: If the folder has no weights.
+    """
     if not path.is_dir():
         return path
     for name in WEIGHT_FILES:
         if (path / name).exists():
             return path / name
-    raise WeightsError(f"{path}: holds no {' or '.join(WEIGHT_FILES)}; name the file itself.")
+    raise WeightsError(f"{path}: the folder has no {' or '.join(WEIGHT_FILES)}; give the path of the file itself.")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, a folder in the hub's layout or a seghiero checkpoint (then of its backbone), on the CPU.
+    """Read a state dict without running code from the file.
 
-    Raises WeightsError for a file that is damaged, holds anything that could run code, or is no state dict;
-    CheckpointError for a damaged checkpoint.
+    Args:
+        path: A .safetensors or pickle file, a folder laid out like a hub repository, or a seghiero run or checkpoint.
+
+    Returns:
+        The tensors by key, on the CPU; only those of the backbone for a seghiero checkpoint.
+
+    Raises:
+        WeightsError: If the file is damaged, is not a state dict, or is a pickle that could run code.
+        CheckpointError: If a seghiero checkpoint is damaged.
     """
     if folder := checkpoint_folder(path):
         tensors = read_checkpoint(folder).model_tensors()
@@ -56,16 +85,21 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_statistics(path: Path) -> Statistics | None:
-    """Mean and standard deviation (R, G, B in 0..1) that go with the weights at `path`, None where nothing says them.
+    """Read the mean and standard deviation that weights expect their inputs to be normalized with.
 
-    Told by a checkpoint, by `preprocessor_config.json` (transformers) or by `config.json` (timm).
+    They come from a seghiero checkpoint, `preprocessor_config.json` (transformers) or `config.json` (timm).
+
+    Args:
+        path: A run, a checkpoint, a folder laid out like a hub repository, or the weights file in one.
+
+    Returns:
+        (mean, std), each three floats (R, G, B in 0..1), or None if nothing there has them.
+
+    Raises:
+        WeightsError: If the checkpoint or a JSON file can't be read.
     """
     if folder := checkpoint_folder(path):
-        from safetensors import safe_open
-
-        with safe_open(folder / "model.safetensors", "numpy") as file:
-            mean, std = (tuple((file.get_tensor(name).flatten() / 255).tolist()) for name in ("mean", "std"))
-        return mean, std
+        return _read_model_statistics(folder / "model.safetensors")
     if not path.is_dir() and path.name not in WEIGHT_FILES:
         return None
     folder = path if path.is_dir() else path.parent
@@ -78,16 +112,38 @@ def read_statistics(path: Path) -> Statistics | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file, empty where there is no file. Raises WeightsError for anything else."""
+    """Read a JSON file that holds a mapping.
+
+    Args:
+        path: The file, which may be missing.
+
+    Returns:
+        The mapping; empty if there is no file.
+
+    Raises:
+        WeightsError: If the file can't be read, is not JSON or holds something else.
+    """
     if not path.exists():
         return {}
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read as JSON ({error}).") from None
+        raise WeightsError(f"{path}: can't be read as JSON ({error}).") from None
     if not isinstance(document, dict):
-        raise WeightsError(f"{path}: holds {type(document).__name__}, a mapping was expected.")
+        raise WeightsError(f"{path}: expected a mapping, found {type(document).__name__}.")
     return document
+
+
+def _read_model_statistics(path: Path) -> Statistics:
+    """Read the mean and std that a SegmentationModel keeps as buffers, scaled from 0..255 to 0..1."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            mean, std = (tuple((file.get_tensor(name).flatten() / 255).tolist()) for name in ("mean", "std"))
+    except (SafetensorError, OSError) as error:
+        raise _damaged_safetensors(path, error) from None
+    return mean, std
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -97,17 +153,21 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        fault = _header_fault(path) or str(error)
-        raise WeightsError(f"{path}: is damaged or no safetensors file ({fault}); get it anew.") from None
+        raise _damaged_safetensors(path, error) from None
+
+
+def _damaged_safetensors(path: Path, error: Exception) -> WeightsError:
+    fault = (_header_fault(path) if path.is_file() else None) or str(error)
+    return WeightsError(f"{path}: damaged or not a safetensors file ({fault}). Get a new copy of it.")
 
 
 def _header_fault(path: Path) -> str | None:
-    """What the header of a refused file says wrongly, by key, or None if that can't be told."""
+    """Describe what is wrong in the header of a .safetensors file, or return None if the header can't be parsed."""
     with path.open("rb") as file:
         start = file.read(8)
         size = struct.unpack("<Q", start)[0] if len(start) == 8 else math.inf
-        room = path.stat().st_size - 8
-        if size > room:
+        available = path.stat().st_size - 8
+        if size > available:
             return "its header is longer than the file"
         try:
             header = json.loads(file.read(size))
@@ -119,11 +179,11 @@ def _header_fault(path: Path) -> str | None:
     expected = 0
     for key, (begin, end) in sorted(ranges.items(), key=lambda item: item[1]):
         if end - begin != sizes[key]:
-            return f"'{key}' is said to have {end - begin} bytes, its shape and type need {sizes[key]}"
+            return f"'{key}' has {end - begin} bytes, but its shape and type need {sizes[key]}"
         if begin != expected:
-            return f"'{key}' begins at byte {begin}, {expected} was expected"
-        if end > room - size:
-            return f"'{key}' ends at byte {end}, the file has only {room - size}"
+            return f"'{key}' begins at byte {begin}, expected {expected}"
+        if end > available - size:
+            return f"'{key}' ends at byte {end}, but the file has only {available - size}"
         expected = end
     return None
 
@@ -133,20 +193,20 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the age of the pickle's format
+            warnings.simplefilter("ignore")  # torch warns about old pickle formats
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError) as error:
-        raise WeightsError(f"{path}: cannot be read as weights ({str(error).partition(chr(10))[0]}).") from None
-    except Exception as error:  # weights_only refuses what could run code with several classes of errors
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it asks for {asked[1]}" if asked else "it is no plain state dict"
+        raise WeightsError(f"{path}: can't be read as weights ({str(error).partition(chr(10))[0]}).") from None
+    except Exception as error:  # weights_only raises several classes of errors for what could run code
+        imported = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it imports {imported[1]}" if imported else "it is not a plain state dict"
         raise WeightsError(
-            f"{path}: refused, because a pickle that holds more than tensors can run code ({what}). Nothing of it was "
-            "run. If you trust it, save only its state dict, best as .safetensors, and give that file."
+            f"{path}: refused, because a pickle with more than tensors can run code ({reason}). No code was run. "
+            "If you trust the file, save its state dict alone, preferably as .safetensors, and use that."
         ) from None
     for wrapper in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: is no state dict (a mapping from names to tensors).")
+        raise WeightsError(f"{path}: not a state dict (a mapping from names to tensors).")
     return dict(state)

@@ -1,31 +1,28 @@
-"""The names under which published ResNets, ConvNeXts and MiTs keep their tensors, and the way to ours.
+"""Key layouts of published ResNets, ConvNeXts and MiTs, as replacements that turn their keys into ours.
 
-Ours are timm's (which for ResNet are torchvision's and OpenMMLab's too) and those of transformers 5 for MiT. A whole
-model's file has the backbone below a prefix (`backbone.`, `module.`, `visual.trunk.`, ...), which is found by counting
-which one leaves the most names that the backbone has.
+Our keys are timm's (for ResNet also torchvision's and OpenMMLab's), and those of transformers 5 for MiT.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from seghiero_core.errors import WeightsError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Rename = tuple[str, str | Callable[[re.Match[str]], str]]
+"""A pattern and its replacement, as `re.sub` takes them."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A naming scheme: `marker` is found in some key of it and in none of the others; `fused` are keys to split.
+    """A naming scheme of a backbone's tensors.
 
-    A fused tensor is cut along its first dimension into as many parts as there are names.
+    Attributes:
+        name: What reports call it.
+        marker: Pattern that some key of this layout matches, and no key of the others.
+        renames: Replacements that turn its keys into ours, applied in order.
+        fused: Part of a key, and the parts to replace it with. Such a tensor is split along its first dimension into
+            one tensor per replacement, before renaming.
     """
 
     name: str
@@ -143,97 +140,4 @@ LAYOUTS = (
         ),
     ),
 )
-
-
-@dataclass(frozen=True)
-class Translated:
-    """A file's tensors under a backbone's names.
-
-    `tensors` maps each to (key in the file, tensor); `rest` maps the keys that fit no name to what they would be called
-    here; `reshaped` has the keys whose tensors were cut or given other dimensions of size 1.
-    """
-
-    layout: str
-    tensors: Mapping[str, tuple[str, Tensor]]
-    rest: Mapping[str, str]
-    reshaped: tuple[str, ...]
-
-
-def translate(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Translated:
-    """Give the tensors of `state` the names of `own`, and its shapes where they differ only in dimensions of size 1.
-
-    Raises WeightsError where two networks in one file fit equally well.
-    """
-    found = [each for each in LAYOUTS if any(re.search(each.marker, key) for key in state)]
-    # The file's own names come first: a plugin may wrap a network that has one of the layouts itself.
-    choices = [_placed(layout, state, own, wrapper) for layout in (None, *found) for wrapper in _wrappers(own)]
-    best = max(choices, key=lambda choice: choice.fits)
-    if best.rival is not None and best.fits > len(own) / 2:
-        raise WeightsError(
-            f"the file holds two networks that fit, under '{best.prefix}' and '{best.rival}'; keep one of them."
-        )
-    tensors, rest, reshaped = {}, {}, []
-    for key, split, name, tensor in best.parts:
-        target = best.wrapper + name.removeprefix(best.prefix)
-        if not name.startswith(best.prefix) or target not in own:
-            rest[key] = name.removeprefix(best.prefix)
-            continue
-        shape = own[target].shape
-        if tensor.shape != shape and [n for n in tensor.shape if n > 1] == [n for n in shape if n > 1]:
-            tensor = tensor.reshape(shape)
-            reshaped.append(key)
-        elif split:
-            reshaped.append(key)
-        tensors[target] = (key, tensor)
-    return Translated(best.layout, tensors, rest, tuple(dict.fromkeys(reshaped)))
-
-
-@dataclass(frozen=True)
-class _Placed:
-    """A file read as `layout`: its parts (key, whether it was split, name here, tensor), and the `prefix` of `fits`
-    many of them below which they have names of the network, less its `wrapper`; `rival` is a prefix that fits as many.
-    """
-
-    layout: str
-    wrapper: str
-    parts: Sequence[tuple[str, bool, str, Tensor]]
-    prefix: str
-    fits: int
-    rival: str | None
-
-
-def _wrappers(own: Mapping[str, Tensor]) -> list[str]:
-    """ "" and, where all names have it, their first part: a network kept as `self.net` has `net.stem.weight` where the
-    file has `stem.weight`.
-    """
-    first = {f"{key.partition('.')[0]}." for key in own}
-    return ["", *first] if len(first) == 1 else [""]
-
-
-def _placed(layout: Layout | None, state: Mapping[str, Tensor], own: Mapping[str, Tensor], wrapper: str) -> _Placed:
-    parts = [(key, split, _renamed(name, layout), tensor) for key, split, name, tensor in _split(state, layout)]
-    votes = Counter(
-        name[:cut]
-        for _, _, name, _ in parts
-        for cut in [0, *(found.end() for found in list(re.finditer(r"\.", name))[:4])]
-        if wrapper + name[cut:] in own
-    )
-    (prefix, fits), (rival, others) = [*votes.most_common(2), ("", 0), ("", 0)][:2]
-    return _Placed(layout.name if layout else "own", wrapper, parts, prefix, fits, rival if others == fits else None)
-
-
-def _split(state: Mapping[str, Tensor], layout: Layout | None) -> Iterable[tuple[str, bool, str, Tensor]]:
-    """(key, whether it was split, name, tensor) of each tensor, several of a fused one."""
-    for key, tensor in state.items():
-        fused = next(((old, new) for old, new in (layout.fused if layout else ()) if old in key), None)
-        if fused is None or tensor.ndim == 0 or len(tensor) % len(fused[1]):
-            yield key, False, key, tensor
-            continue
-        for new, part in zip(fused[1], tensor.chunk(len(fused[1])), strict=True):
-            yield key, True, key.replace(fused[0], new), part
-
-
-def _renamed(name: str, layout: Layout | None) -> str:
-    for pattern, replacement in layout.renames if layout else ():
-        name = re.sub(pattern, replacement, name)
-    return name
+"""All layouts that need renaming."""

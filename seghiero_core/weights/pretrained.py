@@ -1,4 +1,7 @@
-"""Published weights into a backbone: the right ones, checked, with a report; or an error. Never random ones."""
+"""Load pretrained weights into a backbone, validated and with a report.
+
+If the weights can't be loaded, an error is raised; a backbone never keeps random weights silently.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +11,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seghiero_core.errors import WeightsError, nearest, shorten
-from seghiero_core.events import Notify
+from seghiero_core.events import Notify, ignore_events
 from seghiero_core.registry import BackboneEntry, Statistics
 from seghiero_core.weights.files import read_statistics, read_weights
-from seghiero_core.weights.hub import fetch, hub_repository
-from seghiero_core.weights.key_layouts import Translated, translate
+from seghiero_core.weights.hub import fetch_file, hub_repository
+from seghiero_core.weights.key_translation import Translated, translate
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-LEAST_COVERAGE = 0.95
-"""Share of a backbone's parameters that a file must hold to count as its weights."""
+MIN_COVERAGE = 0.95
+"""Fraction of a backbone's parameters that a file must contain to count as its weights."""
 
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What came of loading.
+    """Which tensors were loaded, and which were not.
 
     Attributes:
-        source: the published tag or the path.
-        layout: the naming scheme of the file.
-        coverage: share of the parameters (0..1) that were loaded.
-        loaded: names in the network.
-        missing: names in the network that the source lacks; they keep their random start.
-        unexpected: keys of the source that have no place in the network.
-        reshaped: keys of the source whose tensors were cut or given other dimensions of size 1.
-        classes_dropped: of a whole model: classes of the source that the network lacks.
-        classes_new: of a whole model: classes of the network that the source lacks; they start at random.
+        source: The published tag or the path.
+        layout: The key layout of the file.
+        coverage: Fraction (0..1) of the backbone's parameters that were loaded.
+        loaded: Names in the network.
+        missing: Names in the network that the source lacks; they keep their random initial values.
+        unexpected: Keys of the source that the network has no place for.
+        reshaped: Keys of the source whose tensors were split, or reshaped by dimensions of size 1.
+        classes_dropped: For a whole model: classes of the source that the network lacks.
+        classes_new: For a whole model: classes of the network that the source lacks; their rows are random.
     """
 
     source: str
@@ -48,14 +51,28 @@ class WeightsReport:
     classes_new: tuple[str, ...] = ()
 
     def event(self) -> dict[str, Any]:
-        """The report as an event of `train`."""
+        """Return the report as an event.
+
+        Returns:
+            {"event": "weights"} with the attributes.
+        """
         return {"event": "weights", **asdict(self)}
 
 
 def resolve_tag(entry: BackboneEntry, variant: str, pretrained: bool | str) -> str | None:
-    """The published tag that `pretrained` means (the default for true), or None for false and for a path.
+    """Find the published tag that `backbone.pretrained` refers to.
 
-    Raises WeightsError for a name that is neither a tag of this variant nor a file or folder.
+    Args:
+        entry: The backbone family.
+        variant: One of its variants.
+        pretrained: True (the default tag), False, a tag with or without the model's name, or a path.
+
+    Returns:
+        The full tag, or None for False and for an existing path.
+
+    Raises:
+        WeightsError: If `pretrained` is neither a tag of this variant nor an existing path, or is True although the
+            variant has no published weights.
     """
     tags = entry.weights.get(variant, ())
     if pretrained is False:
@@ -63,8 +80,8 @@ def resolve_tag(entry: BackboneEntry, variant: str, pretrained: bool | str) -> s
     if pretrained is True:
         if not tags:
             raise WeightsError(
-                f"backbone.pretrained: no published weights are known for {entry.name} {variant}; "
-                "give the path of a file, or false."
+                f"backbone.pretrained: {entry.name} {variant} has no published weights. "
+                "Give the path of a file, or set it to false."
             )
         return tags[0]
     matches = [tag for tag in tags if pretrained in (tag, tag.partition(".")[2])]
@@ -73,17 +90,32 @@ def resolve_tag(entry: BackboneEntry, variant: str, pretrained: bool | str) -> s
     if Path(pretrained).exists():
         return None
     raise WeightsError(
-        f"backbone.pretrained: '{pretrained}' is no published tag of {entry.name} {variant}, and no such file exists "
-        f"(a relative path starts at the folder of the config).{nearest(pretrained, tags)} "
+        f"backbone.pretrained: '{pretrained}' is neither a published tag of {entry.name} {variant} nor an existing "
+        f"path (a relative path starts at the config's folder).{nearest(pretrained, tags)} "
         f"Known tags: {', '.join(tags) or 'none'}."
     )
 
 
 def pretrained_statistics(entry: BackboneEntry, variant: str, pretrained: bool | str) -> Statistics:
-    """Mean and standard deviation (R, G, B in 0..1) that the weights which `pretrained` means were trained with."""
+    """Look up the mean and standard deviation that pretrained weights were trained with.
+
+    Args:
+        entry: The backbone family.
+        variant: One of its variants.
+        pretrained: As for `resolve_tag`.
+
+    Returns:
+        (mean, std), each three floats (R, G, B in 0..1): those of the tag or the path, else the family's.
+
+    Raises:
+        WeightsError: If `resolve_tag` raises it, or a file beside the weights can't be read.
+    """
     tag = resolve_tag(entry, variant, pretrained)
-    told = read_statistics(Path(str(pretrained))) if tag is None and pretrained else None
-    return told or entry.tag_statistics.get(tag or "", entry.statistics)
+    if tag:
+        return entry.tag_statistics.get(tag, entry.statistics)
+    if pretrained:
+        return read_statistics(Path(str(pretrained))) or entry.statistics
+    return entry.statistics
 
 
 def load_pretrained(
@@ -91,32 +123,53 @@ def load_pretrained(
     entry: BackboneEntry,
     variant: str,
     pretrained: bool | str,
-    notify: Notify = lambda event: None,
+    notify: Notify = ignore_events,
 ) -> WeightsReport:
-    """Load weights into `backbone`: the default tag (true), another published tag, or those at a path.
+    """Load pretrained weights into a backbone.
 
-    A path is a .safetensors or .pth file, a folder in the hub's layout, or a seghiero run or checkpoint. The report is
-    also told as an event. Raises WeightsError if the weights cannot be had, hold NaN or infinities, differ in shape,
-    belong to another variant or cover under 95 % of the parameters; the backbone is unchanged then.
+    Args:
+        backbone: The network to load into, in place. It is unchanged if an error is raised.
+        entry: Its family.
+        variant: Its variant.
+        pretrained: True (the default tag), another published tag, or a path: a .safetensors or pickle file, a folder
+            laid out like a hub repository, or a seghiero run or checkpoint.
+        notify: Receives a "download" event for each downloaded file and a "weights" event with the report.
+
+    Returns:
+        Which tensors were loaded, and which were not.
+
+    Raises:
+        WeightsError: If the weights can't be downloaded or read, contain NaN or infinity, have other shapes, belong to
+            another variant or cover less than 95% of the parameters.
     """
     tag = resolve_tag(entry, variant, pretrained)
-    path = Path(str(pretrained)) if tag is None else fetch(hub_repository(tag), notify=notify)
+    path = Path(str(pretrained)) if tag is None else fetch_file(hub_repository(tag), notify=notify)
     source = tag or str(path)
-    what = f"{entry.name} {variant}"
-    report, translated = match_backbone(backbone, read_weights(path), source, what)
-    if other := _deeper_variant(backbone, entry, variant, translated.rest.values()):
-        raise WeightsError(f"{source}: these are weights of {entry.name} {other}, not of {what}.")
+    backbone_name = f"{entry.name} {variant}"
+    report, translated = match_backbone(backbone, read_weights(path), source, backbone_name)
+    if other := _find_deeper_variant(backbone, entry, variant, translated.unmatched.values()):
+        raise WeightsError(f"{source}: these are weights of {entry.name} {other}, not of {backbone_name}.")
     backbone.load_state_dict({name: value for name, (_, value) in translated.tensors.items()}, strict=False)
     notify(report.event())
     return report
 
 
 def match_backbone(
-    backbone: nn.Module, state: Mapping[str, Tensor], source: str, what: str
+    backbone: nn.Module, state: Mapping[str, Tensor], source: str, backbone_name: str
 ) -> tuple[WeightsReport, Translated]:
-    """What of `state` fits `backbone`: a report, and the tensors. Loads nothing.
+    """Match the tensors of a file to a backbone without loading them.
 
-    `what` names the backbone in messages. Raises WeightsError as `load_pretrained` does.
+    Args:
+        backbone: The network.
+        state: The file's tensors, in any known layout.
+        source: Where they come from, for messages.
+        backbone_name: Type and variant of the backbone, for messages.
+
+    Returns:
+        The report, and the tensors under the backbone's names.
+
+    Raises:
+        WeightsError: If tensors contain NaN or infinity, have other shapes or cover less than 95% of the parameters.
     """
     own = backbone.state_dict()
     try:
@@ -124,56 +177,69 @@ def match_backbone(
     except WeightsError as error:
         raise WeightsError(f"{source}: {error}") from None
     for name, (key, value) in translated.tensors.items():
-        check_tensor(value, own[name], key, source, what)
+        validate_tensor(value, own[name], key, source, backbone_name)
     sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
-    covered = sum(size for name, size in sizes.items() if name in translated.tensors) / sum(sizes.values())
-    # A file may lack BatchNorm's counters, which nothing here reads.
+    coverage = sum(size for name, size in sizes.items() if name in translated.tensors) / sum(sizes.values())
+    # A file may lack BatchNorm's counters, which are never used.
     missing = tuple(n for n in own if n not in translated.tensors and not n.endswith("num_batches_tracked"))
-    if covered < LEAST_COVERAGE:
+    unmatched = tuple(translated.unmatched)
+    if coverage < MIN_COVERAGE:
         raise WeightsError(
-            f"{source}: holds {covered:.0%} of the parameters of {what} (at least {LEAST_COVERAGE:.0%} are needed), so "
-            f"these are not its weights. Missing: {_few(missing)}. In the file instead: {_few(tuple(translated.rest))}."
+            f"{source}: contains only {coverage:.0%} of the parameters of {backbone_name} (at least {MIN_COVERAGE:.0%} "
+            f"are needed), so these are weights of another network. Missing: {shorten(missing) or 'nothing'}. "
+            f"Unmatched keys of the file: {shorten(unmatched) or 'none'}."
         )
     report = WeightsReport(
         source=source,
         layout=translated.layout,
-        coverage=covered,
+        coverage=coverage,
         loaded=tuple(name for name in own if name in translated.tensors),
         missing=missing,
-        unexpected=tuple(translated.rest),
+        unexpected=unmatched,
         reshaped=translated.reshaped,
     )
     return report, translated
 
 
-def check_tensor(value: Tensor, own: Tensor, key: str, source: str, what: str) -> None:
-    """Raise WeightsError, naming `key`, where `value` cannot take the place of `own` or holds NaN or infinities."""
-    import torch
+def validate_tensor(value: Tensor, own: Tensor, key: str, source: str, network: str) -> None:
+    """Check that a tensor of a file can be loaded into a network.
 
-    if value.shape != own.shape:
-        raise WeightsError(f"{source}: '{key}' has shape {tuple(value.shape)}, {what} needs {tuple(own.shape)}.")
-    if value.is_floating_point() != own.is_floating_point():
-        raise WeightsError(f"{source}: '{key}' is of type {value.dtype}, {what} needs {own.dtype}.")
-    if value.is_floating_point() and not torch.isfinite(value).all():
-        raise WeightsError(f"{source}: '{key}' holds NaN or infinite values; the file is damaged, get it anew.")
+    Args:
+        value: The file's tensor, any shape.
+        own: The network's tensor, any shape.
+        key: Key in the file, for messages.
+        source: Where the file comes from, for messages.
+        network: What the network is, for messages.
 
-
-def _deeper_variant(backbone: nn.Module, entry: BackboneEntry, variant: str, rest: Iterable[str]) -> str | None:
-    """The other variant whose layers are among `rest`, the names that `backbone` does not have, or None.
-
-    The file of a deeper variant holds all that a smaller one needs, in the same shapes, and means something else.
+    Raises:
+        WeightsError: If the shape or kind of number differs, or the tensor contains NaN or infinity.
     """
     import torch
 
-    inside = {key.partition(".")[0] for key in backbone.state_dict()}
-    more = {name for name in rest if name.partition(".")[0] in inside}
-    for other in entry.variants if more else ():
+    if value.shape != own.shape:
+        raise WeightsError(f"{source}: '{key}' has shape {tuple(value.shape)}, {network} needs {tuple(own.shape)}.")
+    if value.is_floating_point() != own.is_floating_point():
+        raise WeightsError(f"{source}: '{key}' has type {value.dtype}, {network} needs {own.dtype}.")
+    if value.is_floating_point() and not torch.isfinite(value).all():
+        raise WeightsError(f"{source}: '{key}' contains NaN or infinity; the file is damaged, get a new copy of it.")
+
+
+def _find_deeper_variant(
+    backbone: nn.Module, entry: BackboneEntry, variant: str, unmatched: Iterable[str]
+) -> str | None:
+    """Return the other variant that has layers among the unmatched names, or None.
+
+    A deeper variant's file has every tensor of a smaller one, in the same shapes, but with values for another network.
+    """
+    import torch
+
+    stages = {key.partition(".")[0] for key in backbone.state_dict()}
+    extra_layers = {name for name in unmatched if name.partition(".")[0] in stages}
+    if not extra_layers:
+        return None
+    for other in entry.variants:
         if other != variant:
             with torch.device("meta"):
-                if more & entry.build(other).state_dict().keys():
+                if extra_layers & entry.build(other).state_dict().keys():
                     return other
     return None
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return shorten(names) or "nothing"

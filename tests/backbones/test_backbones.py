@@ -1,4 +1,4 @@
-"""Backbones against the guide's tables, timm, transformers and the conformance suite."""
+"""The built-in backbones, compared with the guide's table, timm and transformers, and the conformance suite."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def section(name: str, variant: str, **options) -> dict:
 
 @pytest.fixture
 def registered():
-    """Names registered by a test, taken out again afterwards."""
+    """Names that a test registers; they are removed afterwards."""
     names: list[str] = []
     yield names
     for name in names:
         BACKBONES.entries.pop(name, None)
 
 
-def test_table_of_the_guide():
+def test_channels_are_those_of_the_guide():
     table = {(n, v): c for n in BUILT_IN for v, c in BACKBONES.get(n).variants.items()}
     assert table == GUIDE
     assert get_backbone_channels({}) == GUIDE["resnet", "101"]
@@ -60,7 +60,7 @@ def test_table_of_the_guide():
 
 
 @pytest.mark.parametrize(("name", "variant"), GUIDE)
-def test_real_forward_has_the_declared_shapes(name, variant):
+def test_forward_has_the_registered_shapes(name, variant):
     report = verify_backbone(name, variant)
     assert report.ok, report
     assert report.found == report.expected
@@ -120,7 +120,7 @@ def test_mit_equals_transformers_with_its_weights():
         ("mit-b5", [3, 6, 40, 3], 81.4),
     ],
 )
-def test_mit_sizes_are_the_papers(variant, depths, millions):
+def test_mit_sizes_are_those_of_the_paper(variant, depths, millions):
     assert mit_config(variant).depths == depths
     with torch.device("meta"):
         parameters = sum(p.numel() for p in create_backbone(section("segformer", variant)).parameters())
@@ -173,7 +173,7 @@ def test_gradient_checkpointing_keeps_fewer_activations():
 
 
 @pytest.mark.parametrize(("name", "variant"), SMALL)
-def test_drop_path_acts_in_training_only(name, variant):
+def test_drop_path_is_active_only_in_training(name, variant):
     torch.manual_seed(0)
     backbone = create_backbone(section(name, variant, drop_path=0.9))
     for parameter in backbone.parameters():  # residual branches start near zero
@@ -181,13 +181,13 @@ def test_drop_path_acts_in_training_only(name, variant):
     x = torch.randn(1, 3, 64, 64).expand(8, 3, 64, 64)
     with torch.no_grad():
         dropped, whole = backbone.train()(x)[3], backbone.eval()(x)[3]
-    # Drawn per sample: equal images differ in training.
+    # Each sample draws its own paths, so equal images differ in training.
     assert not torch.allclose(dropped[0], dropped[1:].mean(0), rtol=1e-3)
     torch.testing.assert_close(whole[:1].expand_as(whole), whole, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "variant"), SMALL)
-def test_no_parameter_is_left_over(name, variant):
+def test_every_parameter_gets_a_gradient(name, variant):
     backbone = create_backbone(section(name, variant)).train()
     backbone(torch.randn(2, 3, 64, 64))[3].square().mean().backward()
     assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
@@ -203,12 +203,12 @@ def test_no_parameter_is_left_over(name, variant):
         ({"type": "segformer", "output_stride": 8}, "gradient_checkpointing"),
     ],
 )
-def test_wrong_names_are_told_with_the_nearest(wrong, word):
+def test_an_unknown_name_suggests_the_nearest(wrong, word):
     with pytest.raises(UsageError, match=word):
         create_backbone({"backbone": wrong})
 
 
-def test_published_tags_are_timms():
+def test_published_tags_exist_in_timm():
     for name, prefix in (("resnet", "resnet"), ("convnext", "convnext_")):
         for variant, tags in BACKBONES.get(name).weights.items():
             assert set(tags) <= set(timm.list_models(f"{prefix}{variant}.*", pretrained=True))
@@ -218,7 +218,7 @@ def test_published_tags_are_timms():
                 assert entry.tag_statistics.get(tag, entry.statistics) == (cfg.mean, cfg.std)
 
 
-def test_pretrained_without_hub_or_file_stops(monkeypatch, tmp_path):
+def test_pretrained_without_hub_or_file_is_an_error(monkeypatch, tmp_path):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -232,7 +232,7 @@ def test_pretrained_without_hub_or_file_stops(monkeypatch, tmp_path):
 
 
 class Faulty(torch.nn.Module):
-    """Four stages that are wrong in one way each."""
+    """A backbone with one fault."""
 
     def __init__(self, fault: str):
         super().__init__()
@@ -259,13 +259,13 @@ class Faulty(torch.nn.Module):
     ("fault", "explanation"),
     [
         ("stages", "3 feature maps, expected 4"),
-        ("channels", "C2 has 24 channels, its registration says 16"),
+        ("channels", "C2 has 24 channels, but it is registered with 16"),
         ("stride", "C3 has stride 8, expected 16"),
         ("nhwc", r"C1 is channels-last .*permute\(0, 3, 1, 2\)"),
-        ("idle", "no gradient reaches backbone.unused"),
+        ("idle", "no gradient for backbone.unused"),
     ],
 )
-def test_faults_are_told_in_the_authors_terms(fault, explanation, registered):
+def test_each_fault_is_explained(fault, explanation, registered):
     registered.append("faulty")
     register_backbone("faulty", channels=(8, 16, 32, 64))(lambda variant: Faulty(fault))
     with pytest.raises(CheckFailed, match=explanation):
@@ -278,7 +278,7 @@ def test_an_error_in_the_network_is_in_the_report(registered):
 
     registered.append("broken")
     register_backbone("broken", channels=(8, 16, 32, 64))(build)
-    assert verify_backbone("broken").problems == ("building or running it failed: ValueError: no such layer",)
+    assert verify_backbone("broken").problems == ("building or running the network failed: ValueError: no such layer",)
 
 
 def test_channels_are_known_without_torch():

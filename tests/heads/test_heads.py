@@ -1,4 +1,4 @@
-"""Heads against transformers, against definitions, and on every backbone."""
+"""The built-in heads, compared with transformers, on every backbone, and the conformance suite."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pyramid(batch=2, height=97, width=131, channels=CHANNELS) -> list[torch.Tens
 
 @pytest.fixture(scope="module")
 def published() -> SegformerForSemanticSegmentation:
-    """transformers' SegFormer with weights and statistics far from their start."""
+    """A SegFormer of transformers with weights and statistics unlike their initial values."""
     torch.manual_seed(0)
     model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=11)).eval()
     for parameter in model.decode_head.parameters():
@@ -41,7 +41,7 @@ def test_conformance(name):
     check_head(name)
 
 
-def test_names_and_widths_are_the_guides():
+def test_names_and_widths_are_those_of_the_guide():
     assert {name: HEADS.get(name).proj_dim for name in BUILT_IN} == BUILT_IN
     assert all(HEADS.get(name).summary for name in BUILT_IN)
 
@@ -49,7 +49,7 @@ def test_names_and_widths_are_the_guides():
 @pytest.mark.parametrize(
     ("backbone", "variant"), [(n, v) for n in ("convnext", "resnet", "segformer") for v in BACKBONES.get(n).variants]
 )
-def test_every_head_takes_every_backbone(backbone, variant):
+def test_every_head_accepts_every_backbone(backbone, variant):
     """Logits at C1's size, embeddings and a gradient for every parameter, on the meta device."""
     config = {"backbone": {"type": backbone, BACKBONES.get(backbone).selector: variant}}
     with torch.device("meta"):
@@ -94,7 +94,7 @@ def test_without_embedding_there_are_fewer_parameters_and_the_same_logits(head):
 
 
 def load_decoder(head: nn.Module, published: nn.Module) -> None:
-    """Copy the decoder of a transformers SegFormer into our head, whose only further weights are the embedding's."""
+    """Copy the decoder of a transformers SegFormer into our head, which has only the embedding in addition."""
     state = {key.replace(".proj.", "."): value for key, value in published.decode_head.state_dict().items()}
     missing, unexpected = head.load_state_dict(state, strict=False)
     assert not unexpected and all(key.startswith("embedding.") for key in missing)
@@ -150,8 +150,8 @@ def test_dilations_fit_the_output_stride(stride, expected):
     assert dilations(dilations=[1, 2, 5]) == [1, 2, 5]
 
 
-def test_aspp_pools_each_image_by_itself():
-    """What an image gives doesn't hang on the batch it is in, but through BatchNorm: so in eval not at all."""
+def test_aspp_pools_each_image_separately():
+    """In eval mode, an image's logits don't depend on the other images of its batch."""
     head = create_head({"head": {"type": "aspp"}}, CHANNELS, 3).eval()
     features = pyramid(batch=3)
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_aspp_trains_on_one_image():
     assert all(torch.isfinite(p.grad).all() for p in head.parameters())
 
 
-def test_wrong_options_are_told():
+def test_unknown_options_suggest_the_nearest():
     with pytest.raises(UsageError, match="Did you mean 'aspp'"):
         create_head({"head": {"type": "asp"}}, CHANNELS, 3)
     with pytest.raises(UsageError, match="Did you mean 'dropout'"):
@@ -177,7 +177,7 @@ def test_wrong_options_are_told():
 
 
 class Faulty(torch.nn.Module):
-    """A head that is wrong in one way."""
+    """A head with one fault."""
 
     def __init__(self, channels, num_classes, proj_dim, fault):
         super().__init__()
@@ -198,12 +198,12 @@ class Faulty(torch.nn.Module):
     ("fault", "explanation"),
     [
         ("single", r"expected the pair \(logits, embedding\)"),
-        ("size", r"logits have shape \(1, 5, 12, 16\), expected \(1, 5, 25, 33\)"),
-        ("length", "other lengths than 1"),
-        ("obeys not", "with embedding=False it gives an embedding still"),
+        ("size", r"the logits have shape \(1, 5, 12, 16\), expected \(1, 5, 25, 33\)"),
+        ("length", "does not have unit length"),
+        ("ignores embedding", "with embedding=False it still returns an embedding"),
     ],
 )
-def test_faults_are_told_in_the_authors_terms(fault, explanation):
+def test_each_fault_is_explained(fault, explanation):
     def build(in_channels_list, num_classes, proj_dim):
         return Faulty(in_channels_list, num_classes, proj_dim, fault)
 

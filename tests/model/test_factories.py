@@ -1,4 +1,4 @@
-"""The assembled model: sizes, normalisation, padding, the auxiliary head, and distributed training."""
+"""The factories and the assembled model: sizes, normalization, padding, auxiliary head, distributed training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model() -> SegmentationModel:
 
 @given(height=st.integers(1, 100), width=st.integers(1, 100), batch=st.integers(1, 2))
 @settings(max_examples=15, derandomize=True, deadline=None)
-def test_any_size(model, height, width, batch):
+def test_accepts_any_size(model, height, width, batch):
     with torch.no_grad():
         output = model(torch.zeros(batch, 3, height, width))
     assert output.logits.shape == (batch, 5, height, width)
@@ -38,7 +38,7 @@ def test_any_size(model, height, width, batch):
 
 @pytest.mark.parametrize("kind", ["convnext", "segformer"])
 @pytest.mark.parametrize("size", [(1, 1), (33, 47), (97, 131)])
-def test_any_size_for_the_other_families(kind, size):
+def test_other_families_accept_any_size(kind, size):
     net = build_model({"backbone": {"type": kind}, "head": {"type": "aspp"}}, 5, embedding=True).eval()
     with torch.no_grad():
         output = net(torch.rand(1, 3, *size))
@@ -55,7 +55,7 @@ def test_pads_to_the_output_stride(output_stride):
         assert net(torch.rand(1, 3, 17, 9)).logits.shape == (1, 5, 17, 9)
 
 
-def test_is_backbone_and_head_on_the_normalised_padded_image(model):
+def test_equals_backbone_and_head_on_the_normalized_padded_image(model):
     images = torch.randint(0, 256, (1, 3, 50, 70), dtype=torch.uint8)
     mean, std = torch.tensor(get_statistics(RESNET)).reshape(2, 1, 3, 1, 1)
     rows, columns = torch.arange(64).clamp(max=49), torch.arange(96).clamp(max=69)
@@ -76,7 +76,7 @@ def test_channels_last_gives_the_same(model):
         torch.testing.assert_close(found, model(images).logits, atol=1e-5, rtol=1e-4)
 
 
-def test_auxiliary_head_works_in_training_only():
+def test_auxiliary_head_is_used_only_in_training():
     net = build_model(RESNET, 5, embedding=True, auxiliary=True)
     images = 255 * torch.rand(2, 3, 50, 70)
     output = net.train()(images)
@@ -88,8 +88,8 @@ def test_auxiliary_head_works_in_training_only():
         assert net.eval()(images).auxiliary_logits is None
 
 
-def test_state_holds_the_statistics_of_the_weights():
-    """A model whose backbone was trained on other statistics needs nothing but its checkpoint to normalise right."""
+def test_state_dict_holds_the_statistics():
+    """A model whose backbone was trained with other statistics normalizes correctly with nothing but its checkpoint."""
     config = {"backbone": {"type": "resnet", "depth": 34, "pretrained": "ra4_e3600_r224_in1k"}}
     assert get_statistics(config) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     one = SegmentationModel(nn.Identity(), nn.Identity(), mean=(0.5,) * 3, std=(0.25,) * 3, stride=32)
@@ -112,7 +112,7 @@ def test_local_weights_are_loaded(tmp_path):
 
 @pytest.mark.parametrize("config", [RESNET, MIT])
 def test_learns_a_separable_picture(config):
-    """A few steps on one image with two halves: the loss falls far below chance."""
+    """After a few steps on an image with two halves, the loss is far below chance."""
     torch.manual_seed(0)
     net = build_model(config, 2, embedding=False).train()
     images = torch.full((2, 3, 64, 64), 40.0)
@@ -128,7 +128,7 @@ def test_learns_a_separable_picture(config):
     assert loss.item() < 0.25
 
 
-def test_config_objects_and_dicts_are_alike():
+def test_config_objects_and_dicts_give_the_same():
     class Section:
         def __init__(self, **values):
             self.values = values
@@ -150,8 +150,8 @@ DDP = """
 import sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from seghiero_core.model import build_model
-rank, port = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{port}", rank=rank, world_size=2)
+rank, store = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 for backbone, embedding in (("resnet", True), ("segformer", False), ("convnext", False)):
     torch.manual_seed(rank)
     depth = {"depth": 18} if backbone == "resnet" else {}
@@ -165,6 +165,8 @@ for backbone, embedding in (("resnet", True), ("segformer", False), ("convnext",
     other = gradient.clone()
     dist.all_reduce(other)
     assert torch.allclose(other / 2, gradient)
+    del net
+dist.barrier()  # gloo aborts a process whose peer leaves while they still communicate
 dist.destroy_process_group()
 """
 

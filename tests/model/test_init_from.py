@@ -1,15 +1,16 @@
-"""Whole models: a SegFormer of transformers as a start, a run of other classes, and the way back to transformers."""
+"""init_from: starting from a SegFormer of transformers or a run with other classes, and exporting to transformers."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import SegformerForSemanticSegmentation, SegformerImageProcessor
 
@@ -19,19 +20,19 @@ from seghiero_core.config.loading import load_config
 from seghiero_core.errors import ConfigError, UsageError, WeightsError
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.model.factories import build_model
-from seghiero_core.model.init_from import init_whole_model
+from seghiero_core.model.init_from import load_initial_weights
 from seghiero_core.model.trained import load_trained
 from support.hub import Hub
 from support.processes import ENVIRONMENT
 from support.tiny import TINY, save_untrained
 
-LABELS = ["wall", "sky", "grass ", "ring", "disc", "floor"]  # the hub's names have such spaces
+LABELS = ["wall", "sky", "grass ", "ring", "disc", "floor"]  # class names on the hub have such spaces
 SEGFORMER = ["backbone={type: segformer, variant: mit-b0}", "head={type: segformer, proj_dim: 256}"]
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """A SegFormer-B0 with random weights and statistics that aren't ImageNet's: its folder, as on the hub, and it."""
+    """A SegFormer-B0 with random weights and its own statistics: its folder, laid out as on the hub, and the model."""
     torch.manual_seed(0)
     config = mit_config("mit-b0")
     config.id2label = dict(enumerate(LABELS))
@@ -49,12 +50,12 @@ def published(tmp_path_factory):
     return folder, model
 
 
-def start(config) -> tuple[torch.nn.Module, dict]:
+def build_and_load(config) -> tuple[torch.nn.Module, dict]:
     torch.manual_seed(1)
     hierarchy = Hierarchy.from_config(config.classes)
     model = build_model(config, len(hierarchy.leaves), embedding=False)
     events: list[dict] = []
-    init_whole_model(model, config, hierarchy, events.append)
+    load_initial_weights(model, config, hierarchy, events.append)
     return model.eval(), events[-1]
 
 
@@ -67,7 +68,7 @@ def test_a_segformer_of_transformers_gives_its_logits(published, small, flat):
         labels = list(reversed(labels))
     tree = "{a: [wall, sky, grass], b: [ring, disc, floor]}"
     overrides = [*SEGFORMER, f"init_from={folder}", f"classes={{labels: [{', '.join(labels)}], tree: {tree}}}"]
-    model, report = start(load_config(small, overrides))
+    model, report = build_and_load(load_config(small, overrides))
     images = torch.randint(0, 256, (2, 3, 96, 128), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     mean, std = torch.tensor([[0.4, 0.5, 0.6], [0.2, 0.25, 0.3]]).reshape(2, 1, 3, 1, 1)
     expected = F.interpolate(theirs((images / 255 - mean) / std).logits, size=(96, 128), mode="bilinear")
@@ -79,19 +80,19 @@ def test_a_segformer_of_transformers_gives_its_logits(published, small, flat):
     assert not any(report[what] for what in ("missing", "unexpected", "classes_dropped", "classes_new"))
 
 
-def test_other_classes_keep_the_rows_of_the_shared_ones(published, small):
+def test_shared_classes_keep_their_rows(published, small):
     folder, theirs = published
-    model, report = start(load_config(small, [*SEGFORMER, f"init_from={folder}"]))  # sky, grass, disc, ring
+    model, report = build_and_load(load_config(small, [*SEGFORMER, f"init_from={folder}"]))  # sky, grass, disc, ring
     rows = theirs.decode_head.classifier.weight[[1, 2, 4, 3]]
     torch.testing.assert_close(model.head.classifier.weight, rows)
     assert report["classes_dropped"] == ("wall", "floor")
 
 
-def test_a_run_with_other_classes_keeps_what_fits_and_says_what_not(small):
+def test_a_run_with_other_classes_loads_what_fits_and_reports_the_rest(small):
     source = save_untrained(small, [*TINY, "output.name=source"], auxiliary=True)
     classes = "classes={labels: [grass, tree, ring], tree: {ground: [grass, tree], ring: }}"
     config = load_config(small, [*TINY, classes, f"init_from={source.run_dir}"])
-    model, report = start(config)
+    model, report = build_and_load(config)
     old = load_file(source.run_dir / "best" / "model.safetensors")
     new = model.state_dict()
     per_class = ("head.classifier.weight", "head.classifier.bias")
@@ -104,10 +105,10 @@ def test_a_run_with_other_classes_keeps_what_fits_and_says_what_not(small):
     assert not report["missing"]
 
 
-def test_a_run_with_another_head_gives_its_backbone(small):
+def test_a_run_with_another_head_loads_only_its_backbone(small):
     source = save_untrained(small, [*TINY, "output.name=source"])
     config = load_config(small, [TINY[0], "head={type: aspp, proj_dim: 16}", f"init_from={source.run_dir}"])
-    model, report = start(config)
+    model, report = build_and_load(config)
     old = load_file(source.run_dir / "best" / "model.safetensors")
     assert all(torch.equal(value, old[f"backbone.{key}"]) for key, value in model.backbone.state_dict().items())
     assert "head.classifier.weight" in report["unexpected"]
@@ -123,28 +124,54 @@ def test_a_run_with_another_head_gives_its_backbone(small):
         ([*TINY], UsageError, "backbone: {type: segformer, variant: mit-b0}; head: {type: segformer, proj_dim: 256}"),
         (["backbone={type: segformer, variant: mit-b1}", SEGFORMER[1]], UsageError, "variant: mit-b0"),
         ([SEGFORMER[0], "head={type: segformer, proj_dim: 128}"], UsageError, "proj_dim: 256"),
-        ([*SEGFORMER, "init_from=nowhere.pth"], UsageError, "'nowhere.pth' is no run"),
-        ([*SEGFORMER, "backbone.pretrained=true"], ConfigError, "set backbone.pretrained: false"),
+        ([*SEGFORMER, "init_from=nowhere.pth"], UsageError, "'nowhere.pth' is not a run"),
+        ([*SEGFORMER, "backbone.pretrained=true"], ConfigError, "set backbone.pretrained to false"),
     ],
 )
-def test_what_does_not_fit_is_an_error_with_the_fix(published, small, overrides, error, words):
+def test_another_network_is_an_error_with_the_fix(published, small, overrides, error, words):
     with pytest.raises(error) as raised:
-        start(load_config(small, [f"init_from={published[0]}", *overrides]))
+        build_and_load(load_config(small, [f"init_from={published[0]}", *overrides]))
     assert words in str(raised.value)
 
 
-def test_a_damaged_folder_is_refused_by_its_key(published, small, tmp_path):
+def test_newer_key_names_of_the_decoder_give_the_same_model(published, small, tmp_path):
+    """transformers 5 calls the decoder's projections `linear_projections`; files on the hub have `linear_c`."""
+    folder = tmp_path / "newer"
+    shutil.copytree(published[0], folder)
+    state = load_file(folder / "model.safetensors")
+    renamed = {key.replace(".linear_c.", ".linear_projections."): value for key, value in state.items()}
+    assert renamed.keys() != state.keys()
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    models = [
+        build_and_load(load_config(small, [*SEGFORMER, f"init_from={place}"]))[0] for place in (published[0], folder)
+    ]
+    for (name, one), other in zip(models[0].state_dict().items(), models[1].state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_a_tensor_of_the_decoder_that_does_not_fit_is_reported(published, small, tmp_path):
+    folder = tmp_path / "narrow"
+    shutil.copytree(published[0], folder)
+    state = load_file(folder / "model.safetensors")
+    state["decode_head.linear_fuse.weight"] = state["decode_head.linear_fuse.weight"][:, :512].contiguous()
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    _, report = build_and_load(load_config(small, [*SEGFORMER, f"init_from={folder}"]))
+    assert "decode_head.linear_fuse.weight" in report["unexpected"]
+    assert "head.linear_fuse.weight" in report["missing"] and "head.linear_fuse.weight" not in report["loaded"]
+
+
+def test_a_damaged_folder_is_refused_with_the_key(published, small, tmp_path):
     folder = tmp_path / "damaged"
     folder.mkdir()
     (folder / "config.json").write_text((published[0] / "config.json").read_text())
     state = load_file(published[0] / "model.safetensors")
     state["decode_head.classifier.weight"][1, 0] = float("nan")  # sky's row
     torch.save(state, folder / "pytorch_model.bin")
-    with pytest.raises(WeightsError, match="'decode_head.classifier.weight' holds NaN"):
-        start(load_config(small, [*SEGFORMER, f"init_from={folder}"]))
+    with pytest.raises(WeightsError, match="'decode_head.classifier.weight' contains NaN"):
+        build_and_load(load_config(small, [*SEGFORMER, f"init_from={folder}"]))
 
 
-def test_training_starts_from_a_name_of_the_hub(published, small, tmp_path):
+def test_training_starts_from_a_hub_name(published, small, tmp_path):
     name = "nvidia/segformer-b0-finetuned-ade-512-512"
     files = {path.name: path.read_bytes() for path in published[0].iterdir()}
     sets = [word for override in [*SEGFORMER, f"init_from={name}", "training.epochs=1"] for word in ("--set", override)]
@@ -158,14 +185,14 @@ def test_training_starts_from_a_name_of_the_hub(published, small, tmp_path):
         )
     assert done.returncode == 0, done.stderr
     assert f"weights: {name}" in done.stderr
-    assert "left out: wall, floor" in done.stderr
+    assert "classes of the source not used: wall, floor" in done.stderr
     (report,) = json.loads((small.parent / "runs" / "small" / "weights.json").read_text())
     assert report["coverage"] == 1
     hub_files = {path.rpartition("/")[2] for method, path in hub.requests if "/resolve/" in path}
     assert hub_files == {"config.json", "preprocessor_config.json", "model.safetensors"}
 
 
-def test_a_file_that_the_hub_lacks_is_told_from_one_that_could_not_be_had(published, tmp_path):
+def test_a_file_that_the_hub_lacks_differs_from_a_failed_download(published, tmp_path):
     name = "someone/segformer"
     files = {path.name: path.read_bytes() for path in published[0].iterdir() if path.name != "preprocessor_config.json"}
 
@@ -209,19 +236,19 @@ def test_export_to_transformers_gives_the_same_logits(run, small, tmp_path, loss
     ours = load_trained(read_checkpoint(config.run_dir / "best"), "cpu").model
     torch.testing.assert_close(found, ours(images).logits[:, :4], atol=1e-4, rtol=0)
 
-    # And back again: the export is a whole model to start from.
-    model, report = start(load_config(small, [*SEGFORMER, f"init_from={tmp_path / 'hf'}"]))
+    # The export can be loaded again as a whole model.
+    model, report = build_and_load(load_config(small, [*SEGFORMER, f"init_from={tmp_path / 'hf'}"]))
     torch.testing.assert_close(model(images).logits, ours(images).logits[:, :4], atol=1e-4, rtol=0)
     assert not report["classes_dropped"]
 
 
-def test_export_to_transformers_says_what_it_cannot(run, tiny_run, small, tmp_path):
+def test_export_to_transformers_refuses_what_it_cannot_do(run, tiny_run, small, tmp_path):
     code, _, err = run("export", tiny_run, "--hf", tmp_path / "hf")
-    assert (code, "transformers has only the SegFormer" in err) == (2, True)
+    assert (code, "transformers only supports SegFormer" in err) == (2, True)
     assert not (tmp_path / "hf").exists()
     config = save_untrained(small, [*SEGFORMER, "output.name=segformer"])
     (tmp_path / "there").mkdir()
     code, _, err = run("export", config.run_dir, "--hf", tmp_path / "there")
-    assert (code, "exists already" in err) == (2, True)
+    assert (code, "already exists" in err) == (2, True)
     code, _, err = run("export", config.run_dir, "--hf", tmp_path / "hf", "--fp16")
-    assert (code, "leave out --fp16" in err) == (2, True)
+    assert (code, "remove --fp16" in err) == (2, True)

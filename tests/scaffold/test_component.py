@@ -1,4 +1,4 @@
-"""Scaffolding: what is written works and is lint-clean as it is, and either all files appear or none."""
+"""Scaffolding: the generated files work and pass ruff unedited, and either all of them appear or none."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from seghiero_core.errors import UsageError, WeightsError
 from seghiero_core.model.factories import create_backbone, create_head, get_backbone_channels
 from seghiero_core.plugins.loading import load_found_plugins
 from seghiero_core.registry import BACKBONES, HEADS
-from seghiero_core.scaffold.component import LONGEST_NAME, check_name, scaffold_backbone, scaffold_head
-from seghiero_core.scaffold.rendering import literal
-from seghiero_core.scaffold.source_model import read_published
+from seghiero_core.scaffold.component import MAX_NAME_LENGTH, scaffold_backbone, scaffold_head, validate_name
+from seghiero_core.scaffold.rendering import python_literal
+from seghiero_core.scaffold.source_model import read_source_model
 from seghiero_core.testing.conformance import verify_backbone
 from support.processes import ENVIRONMENT, ROOT
 
@@ -55,8 +55,8 @@ def hf_configs(tmp_path):
     return tmp_path / "configs"
 
 
-def test_all_that_is_written_is_lint_clean_and_keeps_the_contract(workplace, hf_configs):
-    longest = "x" * LONGEST_NAME
+def test_generated_files_pass_ruff_and_meet_the_contract(workplace, hf_configs):
+    longest = "x" * MAX_NAME_LENGTH
     scaffold_backbone("mynet")
     scaffold_backbone("my_sizes", variants=["tiny", "base", "large"])
     scaffold_backbone("mobile", source="timm:mobilenetv3_large_100")
@@ -65,10 +65,10 @@ def test_all_that_is_written_is_lint_clean_and_keeps_the_contract(workplace, hf_
     scaffold_backbone("hub", source=f"hf:{hf_configs}/resnet")
     scaffold_backbone("unused", source=f"hf:{hf_configs}/bit")
     scaffold_backbone(longest, source="timm:resnet18")
-    scaffold_backbone("y" * LONGEST_NAME, variants=["a", "b"])
-    scaffold_backbone("z" * LONGEST_NAME, source=f"hf:{hf_configs}/resnet")
+    scaffold_backbone("y" * MAX_NAME_LENGTH, variants=["a", "b"])
+    scaffold_backbone("z" * MAX_NAME_LENGTH, source=f"hf:{hf_configs}/resnet")
     scaffold_head("myhead")
-    scaffold_head("h" * LONGEST_NAME)
+    scaffold_head("h" * MAX_NAME_LENGTH)
     scaffold_backbone("packaged", variants=["s"], place="package")
     scaffold_head("packaged_head", place="package")
     ruff("check", workplace)
@@ -81,7 +81,7 @@ def test_all_that_is_written_is_lint_clean_and_keeps_the_contract(workplace, hf_
     assert BACKBONES.get("my_sizes").variants.keys() == {"tiny", "base", "large"}
     assert BACKBONES.get("effs").weights["b0"] == ("efficientnet_b0.ra_in1k",)
     assert BACKBONES.get("clipped").statistics[0] == pytest.approx((0.48145466, 0.4578275, 0.40821073))
-    for name in ("myhead", "h" * LONGEST_NAME):
+    for name in ("myhead", "h" * MAX_NAME_LENGTH):
         assert HEADS.get(name).proj_dim == 128
 
 
@@ -99,7 +99,7 @@ def test_the_small_network_and_head_train(workplace):
     assert all(p.grad is not None for p in [*backbone.parameters(), *head.parameters()])
 
 
-def test_a_wrapped_timm_model_gives_timms_features_and_takes_its_weights(workplace, tmp_path):
+def test_a_wrapped_timm_model_gives_timms_features_and_loads_its_weights(workplace, tmp_path):
     scaffold_backbone("mobile", source="timm:mobilenetv3_small_050")
     load_found_plugins()
     torch.manual_seed(0)
@@ -115,7 +115,7 @@ def test_a_wrapped_timm_model_gives_timms_features_and_takes_its_weights(workpla
     assert get_backbone_channels(config) == tuple(features.feature_info.channels())
 
 
-def test_a_wrapped_hf_model_gives_the_hidden_states_of_the_whole(workplace, hf_configs, tmp_path):
+def test_a_wrapped_hf_model_gives_the_hidden_states_of_the_whole_model(workplace, hf_configs, tmp_path):
     from transformers import ResNetForImageClassification
 
     scaffold_backbone("hub", source=f"hf:{hf_configs}/resnet")
@@ -133,65 +133,65 @@ def test_a_wrapped_hf_model_gives_the_hidden_states_of_the_whole(workplace, hf_c
 
 REFUSED_MODELS = {
     "timm:vit_small_patch16_224": "strides 16; a backbone needs 4, 8, 16 and 32",
-    "timm:maxvit_tiny_tf_224": "can't take an image of 97x131",
+    "timm:maxvit_tiny_tf_224": "fails on an image of 97x131",
     "timm:inception_v3": "C1 of an image of 97x131 px has 20x29 px",
-    "timm:resnet5": "timm has no such model. Did you mean 'resnet50'",
-    "timm:resnet50.nothing": "timm has no such weights",
+    "timm:resnet5": "unknown timm model. Did you mean 'resnet50'",
+    "timm:resnet50.nothing": "unknown weights of this timm model",
     "hf:CONFIGS/vit": "strides 14; a backbone needs",
-    "hf:CONFIGS": "no config of transformers is there",
+    "hf:CONFIGS": "this folder has no transformers config",
     "mobilenetv3_large_100": "expected timm:MODEL or hf:CONFIG",
     "timm:": "expected timm:MODEL or hf:CONFIG",
 }
 
 
 @pytest.mark.parametrize("source", REFUSED_MODELS)
-def test_models_that_can_be_no_backbone_are_refused(source, workplace, hf_configs):
+def test_models_that_cannot_be_a_backbone_are_refused(source, workplace, hf_configs):
     with pytest.raises(UsageError) as caught:
         scaffold_backbone("mynet", source=source.replace("CONFIGS", str(hf_configs)))
     assert REFUSED_MODELS[source] in str(caught.value)
     assert files(workplace) == []
 
 
-def test_a_hub_config_that_cannot_be_had_is_an_error_of_weights(workplace, monkeypatch):
+def test_a_hub_config_that_cannot_be_downloaded_is_a_weights_error(workplace, monkeypatch):
     from transformers import AutoConfig
 
     def unreachable(*args, **kwargs):
         raise OSError("We couldn't connect to the hub.\nMore lines.")
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
-    with pytest.raises(WeightsError, match=r"neither in the cache .*couldn't connect to the hub\).*config\.json"):
-        read_published("hf:some/model")
+    with pytest.raises(WeightsError, match=r"not in the cache .*couldn't connect to the hub\).*config\.json"):
+        read_source_model("hf:some/model")
 
 
 @pytest.mark.parametrize("words", [["--variants", "a,b", "--from", "timm:resnet18"], ["--from", "timm:resnet{}"]])
-def test_variants_and_the_braces_of_from_go_together(words, workplace, run):
+def test_variants_and_braces_in_from_must_be_used_together(words, workplace, run):
     code, _, err = run("scaffold-backbone", "mynet", *words)
     assert code == 2 and "--variants b0,b1" in err
 
 
 BAD_NAMES = {
-    "1net": "a letter first",
+    "1net": "start with a letter",
     "my-net": "letters, digits",
     "../x": "letters, digits",
     "/etc/x": "letters, digits",
     "a/b": "letters, digits",
     "": "letters, digits",
     "näht": "letters, digits",
-    "_net": "a letter first",
-    "class": "means something else",
-    "true": "means something else",
-    "None": "means something else",
-    "none": "means something else",
-    "no": "means something else",
+    "_net": "start with a letter",
+    "class": "has another meaning",
+    "true": "has another meaning",
+    "None": "has another meaning",
+    "none": "has another meaning",
+    "no": "has another meaning",
     "x" * 300: "has 300",
-    "test_net": "counts as a test",
-    "conftest": "counts as a test",
-    "resnet": "is taken",
-    "aspp": "is taken",
-    "ResNet": "differs from the existing 'resnet' by case only",
-    "MyNet": "differs from the existing 'mynet' by case only",
-    "mynet": "is taken (--force replaces it)",
-    "Broken": "differs from the existing 'broken' by case only",
+    "test_net": "treat its module as a test",
+    "conftest": "treat its module as a test",
+    "resnet": "is already taken",
+    "aspp": "is already taken",
+    "ResNet": "differs from the existing 'resnet' only by case",
+    "MyNet": "differs from the existing 'mynet' only by case",
+    "mynet": "is already taken (--force replaces it)",
+    "Broken": "differs from the existing 'broken' only by case",
 }
 
 
@@ -212,26 +212,26 @@ def test_bad_names_are_refused_and_nothing_is_written(name, workplace, run):
 
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(st.text(max_size=40) | st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,40}", fullmatch=True))
-def test_an_accepted_name_is_a_module_a_class_and_a_yaml_word(name):
+def test_an_accepted_name_works_as_module_class_and_yaml_value(name):
     import yaml
 
     from seghiero_core.scaffold.rendering import class_name
 
     try:
-        check_name("backbone", name)
+        validate_name("backbone", name)
     except UsageError:
         return
     assert yaml.safe_load(f"type: {name}") == {"type": name}
     for kind in ("backbone", "head"):
         compile(f"import {name}\nclass {class_name(kind, name)}: pass", "x", "exec")
-    assert Path(name).name == name and len(name) <= LONGEST_NAME
+    assert Path(name).name == name and len(name) <= MAX_NAME_LENGTH
 
 
-def test_existing_files_are_kept_unless_forced(workplace, run):
+def test_existing_files_are_kept_without_force(workplace, run):
     (workplace / "mynet.yaml").write_text("mine")
     code, out, err = run("scaffold-backbone", "mynet")
     assert (code, out) == (2, "")
-    assert "mynet.yaml exists already, so nothing was written" in err
+    assert "mynet.yaml already exists, nothing was written" in err
     assert files(workplace) == ["mynet.yaml"]
     assert (workplace / "mynet.yaml").read_text() == "mine"
     assert run("scaffold-backbone", "mynet", "--force")[0] == 0
@@ -246,7 +246,7 @@ def test_existing_files_are_kept_unless_forced(workplace, run):
     assert files(workplace) == written
 
 
-def test_a_file_in_the_place_of_the_folder_is_named(workplace):
+def test_a_file_in_place_of_the_plugin_folder_is_reported(workplace):
     (workplace / "seghiero_plugins").write_text("")
     with pytest.raises(UsageError, match="seghiero_plugins is a file"):
         scaffold_head("myhead")
@@ -255,8 +255,8 @@ def test_a_file_in_the_place_of_the_folder_is_named(workplace):
 
 @pytest.mark.parametrize("call", range(1, 7))
 @pytest.mark.parametrize("force", [False, True])
-def test_a_full_disk_leaves_everything_as_it_was(call, force, workplace, monkeypatch):
-    """The disk fills up at each of the three writes and at each of the three renames in turn."""
+def test_a_full_disk_changes_nothing(call, force, workplace, monkeypatch):
+    """The disk fills up at each of the three writes and each of the three renames in turn."""
     if force:
         scaffold_backbone("mynet")
         load_found_plugins()
@@ -297,13 +297,13 @@ def test_a_read_only_folder_is_exit_4_and_stays_empty(workplace, run, monkeypatc
     monkeypatch.setattr(Path, "mkdir", denied)
     code, out, err = run("scaffold-backbone", "mynet")
     assert (code, out) == (4, "")
-    assert "no permission" in err and "seghiero_plugins" in err
+    assert "permission denied" in err and "seghiero_plugins" in err
     assert files(workplace) == []
 
 
 def test_builtin_writes_into_a_checkout_only(workplace, run):
     code, _, err = run("scaffold-backbone", "mynet", "--builtin")
-    assert code == 2 and "no source checkout" in err
+    assert code == 2 and "not a source checkout" in err
     for folder in ("backbones/networks", "heads/networks"):
         (workplace / "seghiero_core" / folder).mkdir(parents=True)
     (workplace / "pyproject.toml").write_text("")
@@ -319,8 +319,8 @@ def test_builtin_writes_into_a_checkout_only(workplace, run):
             "import torch"
             in (workplace / "seghiero_core" / path.replace("s/", "s/networks/")).with_suffix(".py").read_text()
         )
-    assert {"tests/test_mynet_backbone.py", "tests/test_myhead_head.py"} <= set(files(workplace))
-    with pytest.raises(UsageError, match="has a part of that name"):
+    assert {"tests/backbones/test_mynet.py", "tests/heads/test_myhead.py"} <= set(files(workplace))
+    with pytest.raises(UsageError, match="already has a part with this name"):
         scaffold_backbone("networks", place="builtin")
 
 
@@ -346,7 +346,7 @@ LITERALS = st.recursive(
 @settings(derandomize=True, max_examples=100, deadline=None)
 @given(LITERALS)
 def test_literals_read_back(value):
-    assert eval(literal(value)) == value
+    assert eval(python_literal(value)) == value
 
 
 def sh(*words: object, cwd: Path) -> str:

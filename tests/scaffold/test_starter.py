@@ -1,3 +1,5 @@
+"""The starter folder: its config loads, its recipes are the recommended ones, and nothing is overwritten."""
+
 from __future__ import annotations
 
 import pytest
@@ -20,14 +22,14 @@ def test_starter_folder_loads_and_passes_the_audit(tmp_path):
     config = load_config(path)
     hierarchy = Hierarchy.from_config(config.classes)
     assert hierarchy.leaves == synthetic.LABELS
-    for name, count in synthetic.SPLITS.items():
+    for name, count in synthetic.IMAGES_PER_SPLIT.items():
         facts = audit(find_samples(getattr(config.dataset, name), name=name), hierarchy)
         assert facts.samples == count and facts.ignored == 0
     assert (config.backbone.type, config.backbone.depth, config.head.type) == ("resnet", 18, "aspp")
     assert config.backbone.pretrained is False
 
 
-def test_template_has_the_tree_of_the_data():
+def test_template_has_the_classes_of_the_synthetic_data():
     classes = yaml.safe_load(starter.config_text())["classes"]
     written = Hierarchy.from_config(classes)
     expected = Hierarchy.from_config({"labels": list(synthetic.LABELS), "tree": synthetic.TREE})
@@ -48,11 +50,11 @@ def test_recipes_are_the_recommended_combinations(tmp_path, recipe, backbone, he
     text = starter.config_text(recipe)
     raw = yaml.safe_load(text)
     assert raw["backbone"] == backbone | {"pretrained": True} and raw["head"] == head
-    assert "# pretrained: false" in text and "Without network" in text
+    assert "# pretrained: false" in text and "Without internet" in text
     (tmp_path / "cfg.yaml").write_text(text)
     config = load_config(tmp_path / "cfg.yaml")
     assert config.run_dir == tmp_path / "runs" / recipe
-    # The hints must hold when someone follows them.
+    # The commented alternatives must work when they are uncommented.
     for hint in ("pretrained: false", "pretrained: weights/backbone.safetensors"):
         followed = text.replace("  pretrained: true #", "  # pretrained: true #").replace(f"  # {hint}", f"  {hint}")
         (tmp_path / "cfg.yaml").write_text(followed)
@@ -62,8 +64,8 @@ def test_recipes_are_the_recommended_combinations(tmp_path, recipe, backbone, he
         assert load_config(tmp_path / "cfg.yaml").backbone.gradient_checkpointing is True
 
 
-def test_unknown_recipe_offers_the_nearest(tmp_path):
-    with pytest.raises(UsageError, match=r"no recipe 'max-acuracy'\. Did you mean 'max-accuracy'\?") as info:
+def test_unknown_recipe_suggests_the_nearest(tmp_path):
+    with pytest.raises(UsageError, match=r"unknown recipe 'max-acuracy'\. Did you mean 'max-accuracy'\?") as info:
         starter.write_starter(tmp_path / "x", "max-acuracy")
     assert info.value.exit_code == 2 and not (tmp_path / "x").exists()
 
@@ -75,17 +77,17 @@ def test_nothing_is_overwritten(tmp_path):
         starter.write_starter(tmp_path)
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"cfg.yaml": "mine", "notes.txt": "mine too"}
     (tmp_path / "cfg.yaml").unlink()
-    starter.write_starter(tmp_path)  # other files don't disturb
+    starter.write_starter(tmp_path)  # other files in the folder are no problem
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cfg.yaml", "data", "notes.txt"]
     with pytest.raises(UsageError, match=r"cfg\.yaml and .*data would be overwritten"):
         starter.write_starter(tmp_path)
 
 
-def test_a_file_in_the_way(tmp_path):
+def test_a_file_in_place_of_the_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file; name a folder"):
         starter.write_starter(tmp_path / "file")
-    with pytest.raises(UsageError, match="can't be made"):
+    with pytest.raises(UsageError, match="can't be created"):
         starter.write_starter(tmp_path / "file" / "deeper")
 
 
@@ -104,7 +106,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     assert saved and list(tmp_path.iterdir()) == []
 
 
-def test_templates_are_read_from_the_package_first(tmp_path, monkeypatch):
+def test_templates_in_the_package_come_first(tmp_path, monkeypatch):
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / "only.tmpl").write_text("from the wheel: $x")
     monkeypatch.setattr(templates, "files", lambda package: tmp_path)

@@ -1,4 +1,4 @@
-"""Weights from files: what else than a state dict is taken, and what is refused, always by the name of the key."""
+"""Weights from files: what is read besides a state dict, and errors that name the file and key at fault."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ def test_a_seghiero_run_gives_its_backbone_and_statistics(starter_folder):
         assert all(torch.equal(value, expected[f"backbone.{key}"]) for key, value in net.state_dict().items())
     model = build_model({"backbone": {**RESNET, "pretrained": str(config.run_dir)}}, 3, embedding=False)
     torch.testing.assert_close(model.mean, expected["mean"])
+    file = config.run_dir / "best" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match="model.safetensors: damaged or not a safetensors file"):
+        get_statistics({"backbone": {**RESNET, "pretrained": str(config.run_dir)}})
 
 
 class Evil:
@@ -52,14 +56,14 @@ class Evil:
 @pytest.mark.parametrize(
     "write", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing["extra"], protocol=2))]
 )
-def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path, write):
+def test_a_pickle_that_could_run_code_is_refused_without_running_it(tmp_path, write):
     state = create_backbone({"backbone": RESNET}).state_dict()
     write({"state_dict": state, "extra": Evil(tmp_path / "ran")}, tmp_path / "evil.pth")
     with pytest.raises(WeightsError, match="evil.pth: refused") as raised:
         load(RESNET, tmp_path / "evil.pth")
     assert "mkdir" in str(raised.value)
     assert not (tmp_path / "ran").exists()
-    pickle.loads(pickle.dumps(Evil(tmp_path / "ran")))  # the trap is real
+    pickle.loads(pickle.dumps(Evil(tmp_path / "ran")))  # proves that the pickle does run code when loaded normally
     assert (tmp_path / "ran").exists()
 
 
@@ -74,7 +78,7 @@ def with_header(content: bytes, change) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda b: with_header(b, lambda h: h["bn1.bias"].update(shape=[640])), "'bn1.bias' is said to have 256 bytes"),
+        (lambda b: with_header(b, lambda h: h["bn1.bias"].update(shape=[640])), "'bn1.bias' has 256 bytes"),
         (lambda b: with_header(b, lambda h: h["bn1.bias"].update(data_offsets=[0, 9999999])), "'bn1.bias'"),
         (lambda b: b[:-100], "'layer4.1.bn2.weight' ends at byte"),
         (lambda b: struct.pack("<Q", 1 << 60) + b[8:], "header is longer than the file"),
@@ -82,12 +86,12 @@ def with_header(content: bytes, change) -> bytes:
         (lambda b: b"", "longer than the file"),
     ],
 )
-def test_a_lying_header_is_refused_by_its_key(tmp_path, damage, words):
+def test_a_wrong_header_is_refused_with_the_key(tmp_path, damage, words):
     state = create_backbone({"backbone": RESNET}).state_dict()
     state = {key: value for key, value in state.items() if key.startswith("bn1") or key == "layer4.1.bn2.weight"}
     path = tmp_path / "w.safetensors"
     path.write_bytes(damage(save({key: value.float() for key, value in state.items()})))
-    with pytest.raises(WeightsError, match="w.safetensors: is damaged") as raised:
+    with pytest.raises(WeightsError, match="w.safetensors: damaged or not a safetensors file") as raised:
         load(RESNET, path)
     assert words in str(raised.value)
 
@@ -95,10 +99,10 @@ def test_a_lying_header_is_refused_by_its_key(tmp_path, damage, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s["layer1.0.conv1.weight"].view(-1)[5].fill_(float("nan")), "'layer1.0.conv1.weight' holds NaN"),
-        (lambda s: s["layer3.1.bn1.running_var"][0].fill_(float("inf")), "'layer3.1.bn1.running_var' holds NaN"),
+        (lambda s: s["layer1.0.conv1.weight"].view(-1)[5].fill_(float("nan")), "'layer1.0.conv1.weight' contains NaN"),
+        (lambda s: s["layer3.1.bn1.running_var"][0].fill_(float("inf")), "'layer3.1.bn1.running_var' contains NaN"),
         (lambda s: s.update({"conv1.weight": torch.zeros(64, 3, 3, 3)}), "'conv1.weight' has shape (64, 3, 3, 3)"),
-        (lambda s: s.update({"bn1.weight": torch.ones(64, dtype=torch.int8)}), "'bn1.weight' is of type torch.int8"),
+        (lambda s: s.update({"bn1.weight": torch.ones(64, dtype=torch.int8)}), "'bn1.weight' has type torch.int8"),
         (lambda s: [s.pop(k) for k in list(s) if k.startswith("layer4")], "Missing: layer4.0.conv1.weight"),
         (lambda s: s.update({f"ema.{k}": v.clone() for k, v in s.items()}), "two networks that fit"),
     ],
@@ -115,14 +119,14 @@ def test_wrong_weights_are_refused_and_nothing_is_loaded(tmp_path, change, words
 
 
 @pytest.mark.parametrize(("section", "deeper"), [(RESNET, {"depth": 34}), (CONVNEXT, {"variant": "small"})])
-def test_weights_of_a_deeper_variant_are_refused_though_every_shape_fits(tmp_path, section, deeper):
+def test_weights_of_a_deeper_variant_are_refused_even_if_every_shape_fits(tmp_path, section, deeper):
     state = create_backbone({"backbone": {**section, **deeper}}).state_dict()
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(WeightsError, match=f"these are weights of {section['type']} {next(iter(deeper.values()))}"):
         load(section, tmp_path / "w.safetensors")
 
 
-def test_a_folder_of_timm_gives_its_statistics(tmp_path):
+def test_a_timm_folder_gives_its_statistics(tmp_path):
     save_file(create_backbone({"backbone": RESNET}).state_dict(), tmp_path / "model.safetensors")
     published = {"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 0.75]}}
     (tmp_path / "config.json").write_text(json.dumps(published))

@@ -1,4 +1,4 @@
-"""Published weights by the real way: huggingface_hub against a hub on 127.0.0.1, in processes of their own."""
+"""Downloads with the real huggingface_hub from a hub on 127.0.0.1, each in its own process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.processes import ENVIRONMENT
 BLOCK_SOCKETS = """
 import socket
 def refuse(*_):
-    raise AssertionError("a connection was tried")
+    raise AssertionError("tried to open a connection")
 socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
 """
 SECTIONS = [
@@ -55,7 +55,7 @@ def digest(tensors) -> str:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> tuple[dict[str, dict[str, bytes]], list[str]]:
-    """Real variants with random weights, as their repositories hold them, and the digests of the backbones."""
+    """Repositories of real variants with random weights, and the digests of their backbones."""
     from transformers import SegformerForImageClassification
 
     from seghiero_core.backbones.networks.mit import mit_config
@@ -68,7 +68,7 @@ def published(tmp_path_factory) -> tuple[dict[str, dict[str, bytes]], list[str]]
         files.append({"model.safetensors": save(state)})
         section = SECTIONS[len(digests)] | {"pretrained": False}
         digests.append(digest(state[key] for key in create_backbone({"backbone": section}).state_dict()))
-    # The MiT repositories hold a pickle only, under the names of transformers 4.
+    # The MiT repositories have only a pickle, with the key names of transformers 4.
     folder = tmp_path_factory.mktemp("mit")
     net = SegformerForImageClassification(mit_config("mit-b0"))
     net.save_pretrained(folder)
@@ -82,7 +82,7 @@ def published(tmp_path_factory) -> tuple[dict[str, dict[str, bytes]], list[str]]
 
 @pytest.fixture(scope="module")
 def fetched(published, tmp_path_factory) -> tuple[Path, str, Hub]:
-    """A cache that was filled with all three, what the filling said, and its hub, which is down by now."""
+    """A cache with all three repositories, the output of the process that filled it, and its hub, now stopped."""
     home = tmp_path_factory.mktemp("home")
     with Hub(published[0]) as hub:
         done = python(json.dumps(SECTIONS), code=BUILD, HF_ENDPOINT=hub.endpoint, HF_HOME=str(home))
@@ -90,7 +90,7 @@ def fetched(published, tmp_path_factory) -> tuple[Path, str, Hub]:
     return home, done.stdout, hub
 
 
-def test_each_family_comes_from_the_hub(published, fetched):
+def test_each_family_is_downloaded_from_the_hub(published, fetched):
     rows = json.loads(fetched[1])
     assert [row["sha"] for row in rows] == published[1]
     for row, repository, tail in zip(
@@ -105,7 +105,7 @@ def test_each_family_comes_from_the_hub(published, fetched):
     assert [path for method, path in fetched[2].requests if method == "GET" and "/cdn/" not in path] != []
 
 
-def test_the_cache_needs_no_hub_and_opens_no_socket(published, fetched):
+def test_cached_weights_open_no_socket(published, fetched):
     home, _, hub = fetched
     done = python(json.dumps(SECTIONS), code=BLOCK_SOCKETS + BUILD, HF_ENDPOINT=hub.endpoint, HF_HOME=str(home))
     assert done.returncode == 0, done.stderr
@@ -121,14 +121,14 @@ def test_the_cache_needs_no_hub_and_opens_no_socket(published, fetched):
         ("failing", ["status 503"]),
         ("truncated", ["should be of size"]),
         ("dropped", ["could not be downloaded"]),
-        ("altered", ["its hash is not the one", "removed"]),
+        ("altered", ["doesn't have the hash", "removed"]),
         ("unauthorized", ["401", "hf auth login"]),
-        ("gated", ["licence", "hf auth login"]),
+        ("gated", ["license", "hf auth login"]),
         ("no repository", ["404", "check the name"]),
         ("no file", ["has no model.safetensors or pytorch_model.bin"]),
     ],
 )
-def test_every_failure_of_the_hub_is_one_message_with_the_fix(tmp_path, fault, words):
+def test_each_hub_failure_gives_one_message_with_a_fix(tmp_path, fault, words):
     repository = {"no repository": {}, "no file": {REPOSITORIES[0]: {}}}
     files = repository.get(fault, {REPOSITORIES[0]: {"model.safetensors": save({"conv1.weight": torch.rand(64, 3)})}})
     with Hub(files) as hub:
@@ -148,17 +148,17 @@ def test_every_failure_of_the_hub_is_one_message_with_the_fix(tmp_path, fault, w
     assert not [path for path in tmp_path.rglob("blobs/*") if path.is_file()]
 
 
-def test_altered_weights_stop_a_training(published, small, tmp_path):
+def test_altered_weights_stop_training(published, small, tmp_path):
     with Hub(published[0]) as hub:
         hub.fault = "altered"
         command = ("train", small, "--set", "backbone.pretrained=true")
         done = python(*command, HF_ENDPOINT=hub.endpoint, HF_HOME=str(tmp_path / "home"))
     assert done.returncode == 4, done.stderr
-    assert "its hash is not the one" in done.stderr
+    assert "doesn't have the hash" in done.stderr
     assert not (small.parent / "runs").exists()
 
 
-def test_fetched_weights_train_and_serve_with_sockets_blocked(published, small, tmp_path):
+def test_fetched_weights_train_and_predict_with_sockets_blocked(published, small, tmp_path):
     home = str(tmp_path / "home")
     small.write_text(small.read_text().replace("depth: 18", "depth: 18, pretrained: true"))
     with Hub(published[0]) as hub:
@@ -167,7 +167,7 @@ def test_fetched_weights_train_and_serve_with_sockets_blocked(published, small, 
     where = python("weights", "where", "--json", HF_HOME=home)
     rows = {row["repository"]: row for row in json.loads(where.stdout)}
     assert len(rows) == 16
-    assert [name for name, row in rows.items() if row["there"]] == ["timm/resnet18.a1_in1k"]
+    assert [name for name, row in rows.items() if row["cached"]] == ["timm/resnet18.a1_in1k"]
     assert Path(rows["timm/resnet18.a1_in1k"]["path"]).is_relative_to(rows["timm/resnet18.a1_in1k"]["folder"])
 
     (tmp_path / "blocked").mkdir()
@@ -181,7 +181,7 @@ def test_fetched_weights_train_and_serve_with_sockets_blocked(published, small, 
     assert report["unexpected"] == ["fc.bias", "fc.weight"]
     assert len(report["loaded"]) == len(timm.create_model("resnet18", num_classes=0).state_dict())
 
-    # A trained checkpoint holds all that it needs: no cache, no socket.
+    # A trained checkpoint needs neither the cache nor a socket.
     image = next((small.parent / "val" / "images").glob("*.png"))
     commands = [
         ["eval", run],
@@ -199,7 +199,7 @@ def test_fetched_weights_train_and_serve_with_sockets_blocked(published, small, 
     assert "\nweights: " not in done.stderr
 
 
-def test_a_file_that_changed_in_the_cache_is_refused_and_fetched_anew(tmp_path):
+def test_a_changed_cached_file_is_refused_and_downloaded_again(tmp_path):
     content = save({"conv1.weight": torch.rand(64, 3)})
     home = {"HF_HOME": str(tmp_path)}
     with Hub({REPOSITORIES[0]: {"model.safetensors": content}}) as hub:
@@ -207,7 +207,7 @@ def test_a_file_that_changed_in_the_cache_is_refused_and_fetched_anew(tmp_path):
         assert python(*fetch, HF_ENDPOINT=hub.endpoint, **home).returncode == 0
         (path,) = tmp_path.rglob("model.safetensors")
         path.resolve().write_bytes(content[:-1] + b"!")
-        code = "from seghiero_core.weights.hub import fetch; fetch('timm/resnet18.a1_in1k')"
+        code = "from seghiero_core.weights.hub import fetch_file; fetch_file('timm/resnet18.a1_in1k')"
         done = python(code=code, HF_ENDPOINT=hub.endpoint, **home)
         assert "WeightsError" in done.stderr
         assert "seghiero weights fetch timm/resnet18.a1_in1k" in done.stderr
@@ -223,7 +223,7 @@ def test_unknown_names_are_usage_errors(run):
     assert (code, "resnet has no depth '19'" in err) == (2, True)
 
 
-def test_where_leaves_torch_alone(tmp_path):
+def test_where_imports_no_torch(tmp_path):
     code = (
         "import sys; sys.argv = ['seghiero', 'weights', 'where']\nfrom seghiero_cli.main import main\n"
         "try:\n    main()\nexcept SystemExit as left:\n    assert not left.code\nassert 'torch' not in sys.modules"

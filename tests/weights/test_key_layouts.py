@@ -1,4 +1,4 @@
-"""Every published naming of a backbone's tensors gives the features, or the tensors, that it gives at home."""
+"""Weights in every published key layout give the same features, or the same tensors, as in their own library."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load(section: dict, path: Path) -> tuple[nn.Module, dict]:
 
 
 def randomised(net: nn.Module) -> nn.Module:
-    """In eval mode, with weights that let every layer count (a new ConvNeXt scales its branches by 1e-6)."""
+    """Set weights with which every layer matters (a new ConvNeXt scales its branches by 1e-6), in eval mode."""
     torch.manual_seed(0)
     for name, value in net.state_dict().items():
         if name.endswith(("layer_scale", "layer_scale_parameter", "gamma", "running_var")):
@@ -45,7 +45,7 @@ def image() -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_torchvisions_resnet_gives_its_features(tmp_path, image):
+def test_torchvision_resnet_gives_its_features(tmp_path, image):
     theirs = randomised(torchvision.models.resnet18())
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
     net, report = load(RESNET, tmp_path / "resnet18.pth")
@@ -55,7 +55,7 @@ def test_torchvisions_resnet_gives_its_features(tmp_path, image):
 
 
 @torch.no_grad()
-def test_torchvisions_convnext_gives_its_features(tmp_path, image):
+def test_torchvision_convnext_gives_its_features(tmp_path, image):
     theirs = randomised(torchvision.models.convnext_tiny())
     torch.save(theirs.state_dict(), tmp_path / "convnext.pth")
     net, report = load(CONVNEXT, tmp_path / "convnext.pth")
@@ -68,7 +68,7 @@ def test_torchvisions_convnext_gives_its_features(tmp_path, image):
 
 
 @torch.no_grad()
-def test_a_folder_of_transformers_gives_its_features_and_its_statistics(tmp_path, image):
+def test_a_transformers_folder_gives_its_features_and_statistics(tmp_path, image):
     theirs = randomised(transformers.ConvNextModel(transformers.ConvNextConfig()))
     theirs.save_pretrained(tmp_path / "convnext")
     statistics = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
@@ -107,7 +107,7 @@ def facebook_convnext(state: dict[str, torch.Tensor], depthwise: str, pointwise:
     return out
 
 
-def test_the_convnext_authors_names_are_what_timm_says(tmp_path):
+def test_the_convnext_authors_keys_are_translated_as_in_timm(tmp_path):
     from timm.models.convnext import checkpoint_filter_fn
 
     net = create_backbone({"backbone": CONVNEXT})

@@ -1,4 +1,4 @@
-"""Gradient checkpointing of one block: its activations are recomputed in the backward pass instead of kept."""
+"""Gradient checkpointing of one block: the backward pass recomputes its activations instead of storing them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpointed(block: nn.Module, *inputs: Any) -> Any:
-    """`block(*inputs)`, recomputed in the backward pass. Gradients and running statistics are those of a plain call."""
+    """Call a block so that the backward pass recomputes its activations.
+
+    Gradients and BatchNorm's running statistics are the same as with a plain call.
+
+    Args:
+        block: The module.
+        *inputs: Its inputs.
+
+    Returns:
+        `block(*inputs)`.
+    """
     return checkpoint(
         block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen_statistics(block))
     )
@@ -19,7 +29,7 @@ def checkpointed(block: nn.Module, *inputs: Any) -> Any:
 
 @contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    # The recomputation sees the same batch again; without this, running statistics would count it twice.
+    """Keep BatchNorm's running statistics as they are: the recomputation would count the same batch twice."""
     norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""ConvNeXt of timm, without its classifier, giving all four stages."""
+"""ConvNeXt from timm without its classifier, returning all four stages."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from seghiero_core.backbones.networks.checkpointing import checkpointed
 
 
 class ConvNeXt(nn.Module):
-    """Stem and stages of a timm ConvNeXt under timm's own names, so that its published weights fit as they are.
+    """Stem and stages of a timm ConvNeXt, with timm's parameter names so that its published weights load unchanged.
 
-    Each output passes a LayerNorm, as in the paper's segmentation models: the residual stream of a stage is not
-    normalised. It has no scale and bias of its own. Every head begins with a linear layer, which has both; and where a
-    head leaves a stage out, no parameter is left without a gradient.
+    Each output passes a LayerNorm over the channels, as in the paper's segmentation models, because the residual stream
+    of a stage is not normalized. This LayerNorm has no weight and bias: every head starts with a linear layer, which
+    has both, and a head that ignores a stage leaves no parameter without a gradient.
+
+    Reference: Liu et al. 2022, "A ConvNet for the 2020s".
 
     Args:
-        name: a plain ConvNeXt of timm, for example "convnext_tiny".
-        output_stride: 8, 16 or 32; below 32 the last stages are dilated instead of strided.
-        drop_path: probability of dropping the deepest residual branch in training; it grows linearly from 0.
-        gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
+        name: Name of a plain ConvNeXt in timm, for example "convnext_tiny".
+        output_stride: Stride of C4 in px: 8, 16 or 32. Below 32 the last stages are dilated instead of strided.
+        drop_path: Probability of dropping the deepest residual branch in training; it grows linearly from 0.
+        gradient_checkpointing: Whether to recompute the blocks in the backward pass to save memory.
     """
 
     def __init__(self, name: str, output_stride: int, drop_path: float, gradient_checkpointing: bool):
@@ -31,7 +33,15 @@ class ConvNeXt(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """B,3,H,W, H and W at least the output stride -> [C1, C2, C3, C4]."""
+        """Compute the features of a batch of images.
+
+        Args:
+            x: B,3,H,W, normalized; H and W at least `output_stride` px.
+
+        Returns:
+            [C1, C2, C3, C4], each B,c,h,w with the channels of its stage and at stride 4, 8, 16, 32 (C3 and C4 at most
+            `output_stride`).
+        """
         x = self.stem(x)
         features = []
         for stage in self.stages:

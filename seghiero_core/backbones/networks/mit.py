@@ -1,4 +1,4 @@
-"""MiT-B0 to B5 of transformers, giving all four stages."""
+"""MiT-B0 to MiT-B5 from transformers, returning all four stages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers.models.segformer.modeling_segformer import SegformerModel
 from seghiero_core.backbones.networks.checkpointing import checkpointed
 
 _WIDE = (64, 128, 320, 512)
-# Blocks of each stage, widths of each stage, and the width of the decoder that was published with it.
+# Blocks per stage, channels per stage, and the width of the decoder that was published with the encoder.
 _SIZES = {
     "mit-b0": ((2, 2, 2, 2), (32, 64, 160, 256), 256),
     "mit-b1": ((2, 2, 2, 2), _WIDE, 256),
@@ -24,7 +24,15 @@ _SIZES = {
 
 
 def mit_config(variant: str, drop_path: float = 0.1) -> SegformerConfig:
-    """The configuration of `nvidia/mit-bN`, known without the network."""
+    """Return the transformers config of a MiT variant without downloading it.
+
+    Args:
+        variant: "mit-b0" to "mit-b5".
+        drop_path: Probability of dropping the deepest residual branch in training.
+
+    Returns:
+        The config that `nvidia/mit-bN` has on the hub, with `drop_path` set.
+    """
     depths, hidden_sizes, decoder_hidden_size = _SIZES[variant]
     return SegformerConfig(
         depths=list(depths),
@@ -42,15 +50,19 @@ def mit_config(variant: str, drop_path: float = 0.1) -> SegformerConfig:
 
 
 class MixTransformer(nn.Module):
-    """The stages of transformers' SegformerModel under its own names; each output is the stage's normed one.
+    """Stages of transformers' SegformerModel, with its parameter names so that published weights load unchanged.
 
-    The forward pass is written out so that features stay channels-last (a token sequence already is) and no stage
-    copies its output, and so that only the four outputs are kept.
+    Each output is the stage's output after its LayerNorm. The forward pass is written out here so that features keep
+    the channels-last memory layout of the token sequence, no stage copies its output, and only the four outputs stay in
+    memory.
+
+    Reference: Xie et al. 2021, "SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers",
+    section 3.1.
 
     Args:
         variant: "mit-b0" to "mit-b5".
-        drop_path: probability of dropping the deepest residual branch in training; it grows linearly from 0.
-        gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
+        drop_path: Probability of dropping the deepest residual branch in training; it grows linearly from 0.
+        gradient_checkpointing: Whether to recompute the blocks in the backward pass to save memory.
     """
 
     def __init__(self, variant: str, drop_path: float, gradient_checkpointing: bool):
@@ -58,12 +70,19 @@ class MixTransformer(nn.Module):
         self.stages = SegformerModel(mit_config(variant, drop_path)).stages
         self.gradient_checkpointing = gradient_checkpointing
         for module in self.stages.modules():
-            if isinstance(module, nn.Conv2d):  # the paper's own; transformers' 0.02 starves depthwise convolutions
+            if isinstance(module, nn.Conv2d):  # as in the paper; transformers' 0.02 is too small for depthwise ones
                 fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """B,3,H,W, H and W at least 29 -> [C1, C2, C3, C4]."""
+        """Compute the features of a batch of images.
+
+        Args:
+            x: B,3,H,W, normalized; H and W at least 29 px.
+
+        Returns:
+            [C1, C2, C3, C4], each B,c,h,w with the channels of its stage and at stride 4, 8, 16, 32.
+        """
         features = []
         for stage in self.stages:
             tokens, height, width = stage.patch_embeddings(x)

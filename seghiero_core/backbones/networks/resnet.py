@@ -1,4 +1,4 @@
-"""ResNet of timm, without its classifier, giving all four stages."""
+"""ResNet from timm without its classifier, returning all four stages."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from seghiero_core.backbones.networks.checkpointing import checkpointed
 
 
 class ResNet(nn.Module):
-    """Stem and stages of a timm ResNet under timm's own names, so that its published weights fit as they are.
+    """Stem and stages of a timm ResNet, with timm's parameter names so that its published weights load unchanged.
+
+    Reference: He et al. 2016, "Deep Residual Learning for Image Recognition".
 
     Args:
-        name: a plain ResNet of timm, for example "resnet50".
-        output_stride: 8, 16 or 32; below 32 the last stages are dilated instead of strided.
-        drop_path: probability of dropping the deepest residual branch in training; it grows linearly from 0.
-        gradient_checkpointing: recompute the blocks in the backward pass instead of keeping their activations.
+        name: Name of a plain ResNet in timm, for example "resnet50".
+        output_stride: Stride of C4 in px: 8, 16 or 32. Below 32 the last stages are dilated instead of strided.
+        drop_path: Probability of dropping the deepest residual branch in training; it grows linearly from 0.
+        gradient_checkpointing: Whether to recompute the blocks in the backward pass to save memory.
     """
 
     def __init__(self, name: str, output_stride: int, drop_path: float, gradient_checkpointing: bool):
         super().__init__()
-        # timm starts the last norm of each block at zero. Under AdamW such a scale moves by about one learning rate a
-        # step, so a network trained from scratch would stay shallow for its first thousand steps.
+        # By default timm initializes the last norm of each block to zero. AdamW moves such a scale by about one
+        # learning rate per step, so a network trained from scratch would stay shallow for its first thousand steps.
         net = timm.create_model(
             name, num_classes=0, output_stride=output_stride, drop_path_rate=drop_path, zero_init_last=False
         )
@@ -31,7 +33,15 @@ class ResNet(nn.Module):
         self.gradient_checkpointing = gradient_checkpointing
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """B,3,H,W, H and W at least 1 -> [C1, C2, C3, C4]."""
+        """Compute the features of a batch of images.
+
+        Args:
+            x: B,3,H,W, normalized; H and W at least 1 px.
+
+        Returns:
+            [C1, C2, C3, C4], each B,c,h,w with the channels of its stage and at stride 4, 8, 16, 32 (C3 and C4 at most
+            `output_stride`).
+        """
         x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):

@@ -1,4 +1,4 @@
-"""DeepLabV3+ decoder (Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution")."""
+"""Decoder of DeepLabV3+ (Chen et al. 2018)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from torch.nn import functional as F
 from seghiero_core.heads.networks.layers import Embedding, conv_norm_act, init_weights, resize, separable_conv_norm_act
 
 SKIP_CHANNELS = 48
-"""Width that C1 is reduced to, so that it doesn't outweigh the pyramid (section 4.1 of the paper)."""
+"""Channels that C1 is reduced to, so that it doesn't outweigh the pyramid (section 4.1 of the paper)."""
 
 
 class ASPPHead(nn.Module):
-    """Atrous pyramid with image pooling on C4, then C1's detail and two separable convolutions at C1's size.
+    """Atrous pyramid with image pooling on C4, combined with C1 and refined by two separable convolutions.
 
-    The pooled branch sees one value per channel and image. Batch statistics of it would be those of B numbers (none at
-    all for B = 1), so it is normalised over its channels instead, one image at a time. Its share of the projection is
-    computed once per image and broadcast, which equals concatenating the upsampled map.
+    The pooled branch has one value per channel and image. BatchNorm would compute its statistics from only B values
+    (and fail for B = 1), so this branch is normalized over its channels, each image by itself. Its part of the
+    projection is computed once per image and broadcast, which equals concatenating the upsampled map.
+
+    Reference: Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation".
 
     Args:
-        in_channels_list: channels of C1 to C4.
-        num_classes: channels of the logits.
-        proj_dim: width of the pyramid's branches, of the decoder, and of the embedding.
-        dilations: of the three atrous branches, in C4's pixels.
-        dropout: probability of dropping a channel before the classifier, in training.
-        embedding: whether the embedding exists.
+        in_channels_list: Channels of C1 to C4.
+        num_classes: Channels of the logits.
+        proj_dim: Channels of the pyramid's branches, of the decoder and of the embedding.
+        dilations: Dilation of each of the three atrous branches, in pixels of C4.
+        dropout: Probability of dropping a channel before the classifier in training.
+        embedding: Whether to build the embedding branch.
     """
 
     def __init__(
@@ -63,7 +65,15 @@ class ASPPHead(nn.Module):
         init_weights(self, self.classifier)
 
     def forward(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """[C1..C4] -> logits B,num_classes and embedding B,proj_dim (or None), both at C1's size."""
+        """Compute logits and embedding from the four stages of a backbone.
+
+        Args:
+            features: [C1, C2, C3, C4], each B,c,h,w.
+
+        Returns:
+            The logits B,num_classes,h,w at C1's size, and the embedding B,proj_dim,h,w at C1's size with unit length
+            along the channels, or None without the embedding branch.
+        """
         c1, _, _, c4 = features
         pyramid = torch.cat([branch(c4) for branch in self.branches], dim=1)
         pooled = self.pool(c4.mean(dim=(2, 3), keepdim=True))

@@ -1,4 +1,4 @@
-"""What several heads share: a normed convolution, resizing, the embedding branch, and how new weights start."""
+"""Layers that several heads share: normalized convolutions, resizing, the embedding branch and initialization."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from torch.nn import functional as F
 
 
 def conv_norm_act(in_channels: int, out_channels: int, kernel_size: int = 1, dilation: int = 1) -> nn.Sequential:
-    """Convolution, BatchNorm, ReLU, keeping H and W."""
+    """Build a convolution with BatchNorm and ReLU that keeps H and W.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Size of the kernel in px, odd.
+        dilation: Distance between the kernel's taps in px.
+
+    Returns:
+        A module from B,in_channels,H,W to B,out_channels,H,W.
+    """
     padding = dilation * (kernel_size // 2)
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False),
@@ -18,9 +28,18 @@ def conv_norm_act(in_channels: int, out_channels: int, kernel_size: int = 1, dil
 
 
 def separable_conv_norm_act(in_channels: int, out_channels: int, dilation: int = 1) -> nn.Sequential:
-    """3x3 depthwise then 1x1 convolution with BatchNorm and ReLU (after Chen et al. 2018), keeping H and W.
+    """Build a depthwise 3x3 and a 1x1 convolution, followed by BatchNorm and ReLU, that keep H and W.
 
-    The paper has a BatchNorm and ReLU between the two as well. At C1's size these cost as much as the convolutions.
+    Chen et al. 2018 (DeepLabV3+) also have BatchNorm and ReLU between the two. They are left out here because at C1's
+    size they cost as much as the convolutions.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        dilation: Distance between the taps of the 3x3 kernel in px.
+
+    Returns:
+        A module from B,in_channels,H,W to B,out_channels,H,W.
     """
     return nn.Sequential(
         nn.Conv2d(in_channels, in_channels, 3, padding=dilation, dilation=dilation, groups=in_channels, bias=False),
@@ -29,12 +48,27 @@ def separable_conv_norm_act(in_channels: int, out_channels: int, dilation: int =
 
 
 def resize(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """`x` B,C,h,w bilinearly at the H,W of `like`."""
+    """Resize a tensor bilinearly to the height and width of another.
+
+    Args:
+        x: B,C,h,w.
+        like: A tensor ...,H,W of the wanted size.
+
+    Returns:
+        `x` resized to B,C,H,W.
+    """
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class Embedding(nn.Module):
-    """Pixel embedding of unit length for metric losses: a two-layer projection (Chen et al. 2020, SimCLR)."""
+    """Two-layer projection to pixel embeddings of unit length, for metric learning losses.
+
+    Reference: Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations" (SimCLR).
+
+    Args:
+        in_channels: Channels of the input.
+        proj_dim: Channels of the embedding.
+    """
 
     def __init__(self, in_channels: int, proj_dim: int):
         super().__init__()
@@ -42,15 +76,28 @@ class Embedding(nn.Module):
         self.project = nn.Conv2d(in_channels, proj_dim, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """B,C,H,W -> B,proj_dim,H,W, float32 under autocast too, so that lengths are 1 to float32's precision."""
+        """Compute the embedding of each pixel.
+
+        Args:
+            x: B,in_channels,H,W.
+
+        Returns:
+            B,proj_dim,H,W with unit length along the channels, in float32 even under autocast.
+        """
         return F.normalize(self.project(self.hidden(x)).float(), dim=1)
 
 
 def init_weights(head: nn.Module, classifier: nn.Conv2d) -> None:
-    """Convolutions He-normal by fan-in (right for depthwise ones too); the classifier stays as PyTorch starts it.
+    """Initialize a head's convolutions with He-normal weights by fan-in, and leave its classifier unchanged.
 
-    A classifier that starts near zero (std 0.01, as detectors have it) passes next to no gradient on: rare classes then
-    take several times as many steps to appear.
+    The classifier keeps PyTorch's default. With weights near zero (std 0.01, as is common for detectors) it would pass
+    back almost no gradient, and rare classes would take several times as many steps to appear.
+
+    Reference: He et al. 2015, "Delving Deep into Rectifiers".
+
+    Args:
+        head: The module whose convolutions are initialized in place.
+        classifier: The convolution in `head` that is left as it is.
     """
     for module in head.modules():
         if isinstance(module, nn.Conv2d) and module is not classifier:

@@ -1,4 +1,4 @@
-"""Two light decoders in the spirit of SegFormer's: 1x1 projections, sums, and little work at C1's size."""
+"""The two light SegFormer decoders: 1x1 projections and sums, with little computation at C1's size."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from seghiero_core.heads.networks.layers import Embedding, init_weights, resize,
 
 
 class LightHead(nn.Module):
-    """Sum C2, C3 and C4 at C2's size, refine there, then meet C1's detail once.
+    """Sums C2, C3 and C4 at C2's size, optionally refines the sum, then adds C1.
 
-    A stage is projected at its own size and the context is fused at stride 8, a quarter of the pixels at which the
-    full decoder fuses. C1 adds the edges through one projection; only that, one upsampling and the classifier work at
-    stride 4.
+    Each stage is projected at its own size, and C2 to C4 are summed at stride 8, which has a quarter of the pixels at
+    which the full SegFormer decoder fuses. C1 adds the edges through one projection. Only that projection, one
+    upsampling and the classifier run at stride 4. A variation on the decoder of Xie et al. 2021 (SegFormer).
 
     Args:
-        in_channels_list: channels of C1 to C4.
-        num_classes: channels of the logits.
-        proj_dim: width of the decoder and of the embedding.
-        refine: whether a separable 3x3 convolution follows the sum at stride 8. It widens what a pixel sees by
-            neighbours at little cost, and smooths what bilinear upsampling of C4 leaves.
-        dropout: probability of dropping a channel before the classifier, in training.
-        embedding: whether the embedding exists (at C2's size).
+        in_channels_list: Channels of C1 to C4.
+        num_classes: Channels of the logits.
+        proj_dim: Channels of the decoder and of the embedding.
+        refine: Whether a separable 3x3 convolution follows the sum at stride 8. It enlarges the receptive field at
+            little cost and smooths the artifacts of upsampling C4 bilinearly.
+        dropout: Probability of dropping a channel before the classifier in training.
+        embedding: Whether to build the embedding branch, at C2's size.
     """
 
     def __init__(
@@ -50,7 +50,15 @@ class LightHead(nn.Module):
         init_weights(self, self.classifier)
 
     def forward(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """[C1..C4] -> logits B,num_classes at C1's size and embedding B,proj_dim at C2's size (or None)."""
+        """Compute logits and embedding from the four stages of a backbone.
+
+        Args:
+            features: [C1, C2, C3, C4], each B,c,h,w.
+
+        Returns:
+            The logits B,num_classes,h,w at C1's size, and the embedding B,proj_dim,h,w at C2's size with unit length
+            along the channels, or None without the embedding branch.
+        """
         c1, c2, *coarser = features
         context = self.projections[0](c2)
         for feature, projection in zip(coarser, self.projections[1:], strict=True):
