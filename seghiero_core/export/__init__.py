@@ -1,1 +1,1 @@
-"""One file from a checkpoint, checked against the network."""
+"""Exporting a checkpoint to one file, checked against the network it came from."""

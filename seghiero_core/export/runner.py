@@ -1,42 +1,113 @@
-"""Running exported files: ONNX by onnxruntime, .pt2 by PyTorch."""
+"""Running exported files: ONNX with onnxruntime, .pt2 with PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import torch
+from google.protobuf.message import DecodeError
 
 from seghiero_core.errors import CheckpointError, DeviceError, UsageError
 from seghiero_core.export.metadata import read_metadata
 
-if TYPE_CHECKING:
-    import onnx
-    import onnxruntime
+Runner = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Runs an exported file: images B,3,H,W -> outputs by name, with `logits` among them."""
+
+
+def onnx_runner(path: Path) -> Runner:
+    """Load an ONNX file written by `seghiero export` on the CPU.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A runner that also gives the graph's inner value `logits`.
+
+    Raises:
+        UsageError: The file doesn't exist or was not written by `seghiero export`.
+        CheckpointError: The file is damaged.
+    """
+    graph = read_onnx(path)
+    channels = read_metadata(graph, path)["decoding"]["channels"]
+    return session_runner(make_session(with_logits(graph, channels, only=False).SerializeToString()))
+
+
+def session_runner(session: onnxruntime.InferenceSession) -> Runner:
+    """Wrap an onnxruntime session.
+
+    Args:
+        session: A session with the input `image`.
+
+    Returns:
+        A runner that gives all outputs of the session.
+    """
+    names = [output.name for output in session.get_outputs()]
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, {"image": images}), strict=True))
+
+    return run
+
+
+def pt2_runner(path: Path) -> Runner:
+    """Load a .pt2 file written by `seghiero export` on the CPU.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A runner that gives all outputs of the program.
+    """
+    with path.open("rb") as file:
+        module = torch.export.load(file).module(check_guards=False)
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            return {name: output.numpy() for name, output in module(torch.from_numpy(images)).items()}
+
+    return run
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """The file as a protobuf. Raises UsageError if there is none, CheckpointError if it is damaged."""
-    import onnx
-    from google.protobuf.message import DecodeError
+    """Read and check an ONNX file.
 
+    Args:
+        path: The file.
+
+    Returns:
+        The graph.
+
+    Raises:
+        UsageError: There is no such file.
+        CheckpointError: The file is damaged.
+    """
     if not path.is_file():
-        raise UsageError(f"{path}: there is no such file.")
+        raise UsageError(f"{path}: no such file.")
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
     except (DecodeError, onnx.checker.ValidationError) as error:
-        first = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path} can't be read as ONNX ({first}); export it again.") from None
+        first_line = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path} can't be read as ONNX ({first_line}); export it again.") from None
     return model
 
 
 def with_logits(model: onnx.ModelProto, channels: int, *, only: bool) -> onnx.ModelProto:
-    """`model` changed to give its value `logits` too, or nothing else; onnxruntime drops what then has no use."""
-    import onnx
+    """Make the inner value `logits` an output of a graph.
 
+    Args:
+        model: The graph, which is changed in place.
+        channels: The number of channels of the logits.
+        only: Remove all other outputs. onnxruntime then doesn't compute them.
+
+    Returns:
+        The same graph.
+    """
     if only:
         del model.graph.output[:]
     if "logits" not in [output.name for output in model.graph.output]:
@@ -46,12 +117,18 @@ def with_logits(model: onnx.ModelProto, channels: int, *, only: bool) -> onnx.Mo
 
 
 def make_session(model: bytes, device: str = "cpu") -> onnxruntime.InferenceSession:
-    """An onnxruntime session that keeps its warnings to itself; on the GPU for a `device` of cuda or cuda:N.
+    """Create an onnxruntime session that prints no warnings.
 
-    Raises DeviceError where onnxruntime has no CUDA, or can't start it and would go on with the CPU.
+    Args:
+        model: A serialized ONNX graph.
+        device: "cuda" or "cuda:N" for a GPU; any other device runs on the CPU.
+
+    Returns:
+        The session.
+
+    Raises:
+        DeviceError: onnxruntime has no CUDA provider, or can't start it and would fall back to the CPU.
     """
-    import onnxruntime
-
     kind, _, number = device.partition(":")
     providers: list[Any] = ["CPUExecutionProvider"]
     if kind == "cuda":
@@ -65,35 +142,6 @@ def make_session(model: bytes, device: str = "cpu") -> onnxruntime.InferenceSess
     if kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise DeviceError(
             f"onnxruntime {onnxruntime.__version__} could not start CUDA on {device}; it needs the CUDA and cuDNN "
-            "libraries that it was built for. Install onnxruntime-gpu[cuda,cudnn], or use --device cpu."
+            "libraries it was built for. Install onnxruntime-gpu[cuda,cudnn], or use --device cpu."
         )
     return session
-
-
-def pt2_run(path: Path) -> Runner:
-    """The program in a file, from arrays to arrays."""
-    with path.open("rb") as file:
-        module = torch.export.load(file).module(check_guards=False)
-
-    def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        with torch.inference_mode():
-            return {name: output.numpy() for name, output in module(torch.from_numpy(images)).items()}
-
-    return run
-
-
-Runner = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""Images B,3,H,W -> the outputs of an exported file by name, `logits` among them."""
-
-
-def onnx_run(path: Path) -> Runner:
-    """The ONNX file at `path`, from arrays to arrays, giving its inner value `logits` too."""
-    graph = read_onnx(path)
-    channels = read_metadata(graph, path)["decoding"]["channels"]
-    return session_run(make_session(with_logits(graph, channels, only=False).SerializeToString()))
-
-
-def session_run(session: onnxruntime.InferenceSession) -> Runner:
-    """An onnxruntime session, from arrays to arrays."""
-    names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(zip(names, session.run(names, {"image": images}), strict=True))

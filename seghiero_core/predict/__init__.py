@@ -1,1 +1,1 @@
-"""From images to masks."""
+"""Predicting masks from images."""

@@ -1,4 +1,8 @@
-"""Predicting many files: the next images are decoded and the last ones written while the network computes."""
+"""Predicting many files: while the network computes, the next images are decoded and the last ones written.
+
+Reading and writing have one thread each. `predict_files` is the loop; `_Writing` is an image that has been predicted
+but isn't written yet.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +13,28 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from seghiero_core.data.samples import IMAGE_EXTENSIONS, files_below
 from seghiero_core.errors import DataError, UsageError
 from seghiero_core.predict.picture import MAX_PIXELS, Picture, open_picture
-from seghiero_core.predict.predictor import Predictor
+from seghiero_core.predict.predictor import Predictor, Strip
 from seghiero_core.predict.writer import PredictionWriter, output_paths
 
 MAX_WAITING_WRITES = 4
+"""Predicted images that may wait to be written, before the network waits for them."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """An image file, and the stem of the files that its prediction is written to."""
+    """An image to predict.
+
+    Attributes:
+        image: The image file.
+        stem: Where its prediction goes, without an ending (see `output_paths`).
+    """
 
     image: Path
     stem: Path
@@ -30,7 +42,15 @@ class Job:
 
 @dataclass
 class FileResult:
-    """What became of a file: `measures` of `PredictionWriter.commit`, or the error's message; ms of computing."""
+    """The outcome for one image.
+
+    Attributes:
+        image: The image file.
+        ms: Time spent predicting, ms.
+        measures: What `PredictionWriter.commit` returned.
+        error: Why the image could not be read, or None.
+        skipped: Whether its files existed already.
+    """
 
     image: Path
     ms: float = 0.0
@@ -40,37 +60,56 @@ class FileResult:
 
 
 def find_jobs(inputs: Sequence[str | Path], out: Path) -> list[Job]:
-    """The images that files, folders (with all below them) and globs (`**` too) stand for.
+    """Find the images to predict.
 
-    Sub-folders are kept below `out`. Raises UsageError for an input that isn't there or holds no image, and where two
-    images would be written to the same files.
+    Args:
+        inputs: Image files, folders (searched with all their sub-folders) and globs (with `**` for sub-folders).
+        out: The folder for the results. Sub-folders of inputs are kept below it, and images in it are not inputs.
+
+    Returns:
+        One job per image.
+
+    Raises:
+        UsageError: An input doesn't exist or has no images, or two images would be written to the same files.
     """
     jobs: dict[Path, Path] = {}
     for given in inputs:
-        path = Path(given)
-        if path.is_dir():
-            found = [file for file in _images_below(path) if out.resolve() not in file.resolve().parents]
-            if not found:
-                raise UsageError(f"{given} holds no image ({', '.join(sorted(IMAGE_EXTENSIONS))}).")
-            relative = {file: file.relative_to(path) for file in found}
-        elif path.exists():
-            relative = {path: Path(path.name)}
-        elif glob.has_magic(str(given)):
-            names = glob.glob(str(given), recursive=True)  # noqa: PTH207, Path.glob takes no absolute patterns
-            files = sorted(Path(name) for name in names if Path(name).is_file())
-            if not files:
-                raise UsageError(f"{given}: no file is named so.")
-            fixed = Path(*_before_magic(path))
-            relative = {file: file.relative_to(fixed) for file in files}
-        else:
-            raise UsageError(f"{given}: there is no such file or folder.")
-        for file, name in relative.items():
+        for file, name in _images_of(given, out).items():
             stem = out / name.with_suffix("")
             if jobs.setdefault(stem, file).resolve() != file.resolve():
                 raise UsageError(
                     f"{jobs[stem]} and {file} would both be written to {stem}.*; predict them with different --out."
                 )
     return [Job(image, stem) for stem, image in jobs.items()]
+
+
+def _images_of(given: str | Path, out: Path) -> dict[Path, Path]:
+    """The images that an input stands for, with their names below `out`."""
+    path = Path(given)
+    if path.is_dir():
+        images = [file for file in files_below(path) if file.suffix.lower() in IMAGE_EXTENSIONS]
+        images = [file for file in images if out.resolve() not in file.resolve().parents]
+        if not images:
+            raise UsageError(f"{given} contains no images ({', '.join(sorted(IMAGE_EXTENSIONS))}).")
+        return {file: file.relative_to(path) for file in images}
+    if path.exists():
+        return {path: Path(path.name)}
+    if glob.has_magic(str(given)):
+        names = glob.glob(str(given), recursive=True)  # noqa: PTH207, Path.glob takes no absolute patterns
+        images = sorted(Path(name) for name in names if Path(name).is_file())
+        if not images:
+            raise UsageError(f"{given}: no file matches.")
+        return {file: file.relative_to(_folder_before_wildcards(path)) for file in images}
+    raise UsageError(f"{given}: no such file or folder.")
+
+
+def _folder_before_wildcards(pattern: Path) -> Path:
+    parts: list[str] = []
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return Path(*parts)
 
 
 def predict_files(
@@ -81,30 +120,47 @@ def predict_files(
     skip_existing: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[FileResult]:
-    """Predict and write every job, in order. A file that can't be read gives a result with its error.
+    """Predict images and write the results. Images of one size are batched, `predictor.batch_size` at a time.
 
-    Images of one size go through the network `predictor.batch_size` at a time. Whatever else goes wrong (a full disk,
-    no memory) is raised, and leaves no unfinished file.
+    An image that can't be read doesn't stop the others. Any other failure (disk full, out of memory) is raised, and
+    leaves no unfinished files.
+
+    Args:
+        predictor: The network.
+        jobs: The images.
+        probabilities: Also write the scores of all classes.
+        skip_existing: Skip images whose files all exist.
+        max_pixels: Refuse larger images.
+
+    Yields:
+        One result per job, in the order of the jobs.
     """
-    todo = deque(jobs)
-    opened: deque[tuple[Job, Future[Picture] | None]] = deque()
+
+    def open_job(job: Job) -> _Opened | FileResult:
+        paths = output_paths(job.stem, predictor.hierarchy, probabilities=probabilities)
+        if skip_existing and all(path.exists() for path in paths):
+            return FileResult(job.image, skipped=True)
+        try:
+            return _Opened(job, open_picture(job.image, max_pixels=max_pixels))
+        except DataError as error:
+            return FileResult(job.image, error=str(error))
+
+    waiting = deque(jobs)
+    opened: deque[Future[_Opened | FileResult]] = deque()
     writing: deque[_Writing] = deque()
     reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
     try:
-        while todo or opened:
-            while todo and len(opened) <= predictor.batch_size:
-                job = todo.popleft()
-                paths = output_paths(job.stem, predictor.hierarchy, probabilities=probabilities)
-                skip = skip_existing and all(path.exists() for path in paths)
-                opened.append((job, None if skip else reader.submit(open_picture, job.image, max_pixels=max_pixels)))
-            batch = _next_batch(opened, predictor)
-            if isinstance(batch, FileResult):
-                # it comes after those before it that are still being written
-                yield from _finished(writing, 0)
-                yield batch
-                continue
-            yield from _predict(predictor, batch, probabilities, writer, writing)
-        yield from _finished(writing, 0)
+        while waiting or opened:
+            while waiting and len(opened) <= predictor.batch_size:
+                opened.append(reader.submit(open_job, waiting.popleft()))
+            first = opened[0].result()
+            if isinstance(first, FileResult):  # skipped or unreadable
+                opened.popleft()
+                yield from _finish(writing, 0)
+                yield first
+            else:
+                yield from _predict(predictor, _next_batch(opened, predictor), probabilities, writer, writing)
+        yield from _finish(writing, 0)
     finally:
         reader.shutdown(cancel_futures=True)
         writer.shutdown(cancel_futures=True)
@@ -112,66 +168,64 @@ def predict_files(
             unfinished.output.discard()
 
 
-def _next_batch(
-    opened: deque[tuple[Job, Future[Picture] | None]], predictor: Predictor
-) -> list[tuple[Job, Picture]] | FileResult:
-    """The next images of one size, or the result of one that is skipped or can't be read."""
-    batch: list[tuple[Job, Picture]] = []
+class _Opened(NamedTuple):
+    job: Job
+    picture: Picture
+
+
+def _next_batch(opened: deque[Future[_Opened | FileResult]], predictor: Predictor) -> list[_Opened]:
+    """Take the first image from the queue, and those after it that have the same size; alone if it is tiled."""
+    first = opened.popleft().result()
+    batch = [first]
+    if predictor.is_tiled(first.picture):
+        return batch
     while opened and len(batch) < predictor.batch_size:
-        job, future = opened[0]
-        try:
-            picture = None if future is None else future.result()
-        except DataError as error:
-            if batch:
-                break
-            opened.popleft()
-            return FileResult(job.image, error=str(error))
-        if batch and (picture is None or (picture.height, picture.width) != (batch[0][1].height, batch[0][1].width)):
+        following = opened[0].result()
+        if isinstance(following, FileResult):
             break
+        if (following.picture.height, following.picture.width) != (first.picture.height, first.picture.width):
+            break
+        batch.append(following)
         opened.popleft()
-        if picture is None:
-            return FileResult(job.image, skipped=True)
-        batch.append((job, picture))
-        if predictor.is_tiled(picture):
-            break
     return batch
 
 
 def _predict(
     predictor: Predictor,
-    batch: list[tuple[Job, Picture]],
+    batch: list[_Opened],
     probabilities: bool,
     writer: ThreadPoolExecutor,
     writing: deque[_Writing],
 ) -> Iterator[FileResult]:
-    pictures = [picture for _, picture in batch]
+    """Predict a batch and add it to `writing`; yield the results of images that have to be complete by now."""
     started = time.perf_counter()
     begun: list[_Writing] = []
     try:
-        for strips in predictor.strips(pictures, scores=probabilities):
+        for strips in predictor.strips([picture for _, picture in batch], scores=probabilities):
             if not begun:  # only now is it known that the first rows can be read
-                begun = [_Writing(predictor, job, picture, probabilities) for job, picture in batch]
+                begun = [_Writing(predictor, job, picture, probabilities, writer) for job, picture in batch]
                 writing.extend(begun)
-            for one, picture, strip in zip(begun, pictures, strips, strict=True):
-                rows = picture.crop(strip.top, strip.top + len(strip.ids[0]), 0, picture.width)
-                one.steps.append(writer.submit(one.output.write, strip, rows))
-                one.wait_for_all_but(1)
-    except DataError as error:  # a large image, whose rows are read as they are needed
-        for one in begun:
-            writing.remove(one)
-            one.wait_for_all_but(0)
-            one.output.discard()
-        yield from _finished(writing, 0)
-        yield FileResult(batch[0][0].image, error=str(error))
+            for image, (_, picture), strip in zip(begun, batch, strips, strict=True):
+                image.write(strip, picture.crop(strip.top, strip.top + len(strip.ids[0]), 0, picture.width))
+    except DataError as error:  # a large image, whose rows are decoded as they are needed
+        for image in begun:
+            image.discard()
+            writing.remove(image)
+        if len(batch) > 1:  # find out which one it was
+            for one in batch:
+                yield from _predict(predictor, [one], probabilities, writer, writing)
+            return
+        yield from _finish(writing, 0)
+        yield FileResult(batch[0].job.image, error=str(error))
         return
-    for one in begun:
-        one.ms = (time.perf_counter() - started) * 1000 / len(batch)
-        one.steps.append(writer.submit(one.commit, list(one.steps)))
-    yield from _finished(writing, MAX_WAITING_WRITES)
+    ms = (time.perf_counter() - started) * 1000 / len(batch)
+    for image in begun:
+        image.commit(ms)
+    yield from _finish(writing, MAX_WAITING_WRITES)
 
 
-def _finished(writing: deque[_Writing], leave: int) -> Iterator[FileResult]:
-    """The results of all but the last `leave`, in order. One that fails stays, to be discarded."""
+def _finish(writing: deque[_Writing], leave: int) -> Iterator[FileResult]:
+    """Wait for all but the last `leave` images, in order. One that fails stays in the queue, to be discarded."""
     while len(writing) > leave:
         result = writing[0].result()
         writing.popleft()
@@ -179,11 +233,14 @@ def _finished(writing: deque[_Writing], leave: int) -> Iterator[FileResult]:
 
 
 class _Writing:
-    """The files of one image that are being written: its steps in the writer's queue, in order."""
+    """The files of one image, written by the writer's thread: a `write` per strip, then `commit`."""
 
-    def __init__(self, predictor: Predictor, job: Job, picture: Picture, probabilities: bool):
-        self.image, self.ms = job.image, 0.0
-        self.steps: deque[Future[Any]] = deque()
+    def __init__(
+        self, predictor: Predictor, job: Job, picture: Picture, probabilities: bool, writer: ThreadPoolExecutor
+    ):
+        self.image, self.writer = job.image, writer
+        self.writes: deque[Future[None]] = deque()
+        self.committed: Future[FileResult] | None = None
         self.output = PredictionWriter(
             job.stem,
             predictor.hierarchy,
@@ -193,28 +250,28 @@ class _Writing:
             undecided=predictor.undecided,
         )
 
-    def commit(self, written: list[Future[Any]]) -> dict[str, Any]:
-        for step in written:  # done by now; one that failed is raised here, so that its file gets no name
-            step.result()
-        return self.output.commit()
+    def write(self, strip: Strip, rows: np.ndarray) -> None:
+        """Queue a strip; waits until at most this one is left, so that few are held in memory."""
+        self.writes.append(self.writer.submit(self.output.write, strip, rows))
+        self._wait_for_writes(1)
 
-    def wait_for_all_but(self, count: int) -> None:
-        while len(self.steps) > count:
-            self.steps.popleft().result()
+    def commit(self, ms: float) -> None:
+        """Queue the renaming of the files."""
+        self.committed = self.writer.submit(self._commit, ms)
+
+    def _commit(self, ms: float) -> FileResult:
+        self._wait_for_writes(0)  # they are done by now; a failed one is raised here, before its file gets a name
+        return FileResult(self.image, ms, self.output.commit())
 
     def result(self) -> FileResult:
-        self.wait_for_all_but(1)
-        return FileResult(self.image, self.ms, self.steps.popleft().result())
+        """Wait until the files are complete; raises what went wrong."""
+        return self.committed.result()
 
+    def discard(self) -> None:
+        """Remove the unfinished files of an image that isn't committed."""
+        self._wait_for_writes(0)
+        self.output.discard()
 
-def _images_below(folder: Path) -> list[Path]:
-    return [file for file in files_below(folder) if file.suffix.lower() in IMAGE_EXTENSIONS]
-
-
-def _before_magic(pattern: Path) -> list[str]:
-    parts: list[str] = []
-    for part in pattern.parts[:-1]:
-        if glob.has_magic(part):
-            break
-        parts.append(part)
-    return parts
+    def _wait_for_writes(self, leave: int) -> None:
+        while len(self.writes) > leave:
+            self.writes.popleft().result()

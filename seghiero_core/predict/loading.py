@@ -1,9 +1,10 @@
-"""From a run, a checkpoint or an exported file to a predictor."""
+"""Loading a Predictor from a run, a checkpoint or an exported ONNX file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,41 +16,9 @@ from seghiero_core.devices import check_device
 from seghiero_core.errors import UsageError
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.model.trained import load_trained
-from seghiero_core.predict.predictor import OVERLAP, TILE, Predictor
-from seghiero_core.predict.tiling import ALIGNMENT, Forward
+from seghiero_core.predict.predictor import DEFAULT_OVERLAP, DEFAULT_TILE, Predictor
+from seghiero_core.predict.tiling import ALIGNMENT, Forward, align_up
 from seghiero_core.predict.tta import with_augmentation
-
-
-def open_onnx(path: Path, device: str) -> tuple[Hierarchy, str, Decoding, Forward]:
-    """(hierarchy, scores, decoding, forward: B,3,H,W uint8 -> logits B,C,H,W float32) of an exported file.
-
-    The graph's own decoding is left aside: its inner value `logits` is made its only output. Raises UsageError for a
-    file that isn't there or isn't from `seghiero export`, CheckpointError for a damaged one.
-    """
-    # onnx takes a second to import, which a checkpoint can do without
-    from seghiero_core.export.metadata import read_metadata
-    from seghiero_core.export.runner import make_session, read_onnx, with_logits
-
-    model = read_onnx(path)
-    metadata = read_metadata(model, path)
-    decoding = metadata["decoding"]
-    hierarchy = Hierarchy.from_config(
-        {
-            "labels": {int(value): name for value, name in metadata["labels"].items()},
-            "tree": metadata["tree"],
-            "ignore": metadata["ignore"],
-            "colors": metadata["colors"],
-        }
-    )
-    session = make_session(with_logits(model, decoding["channels"], only=True).SerializeToString(), device)
-    dtype = np.uint8 if session.get_inputs()[0].type == "tensor(uint8)" else np.float32
-
-    def forward(images: Tensor) -> Tensor:
-        (logits,) = session.run(["logits"], {"image": images.cpu().numpy().astype(dtype, copy=False)})
-        return torch.from_numpy(logits)
-
-    # files of before there were thresholds have no such key
-    return hierarchy, decoding["scores"], Decoding(decoding["mode"], decoding.get("confidence")), forward
 
 
 def load(
@@ -59,51 +28,80 @@ def load(
     mode: str | None = None,
     confidence: float | None = None,
     tile: int | None = None,
-    overlap: int = OVERLAP,
+    overlap: int = DEFAULT_OVERLAP,
     tta: Sequence[str] = (),
     batch_size: int = 1,
 ) -> Predictor:
-    """The predictor of a run folder, a checkpoint, or an ONNX file of `seghiero export`. Never touches the network.
+    """Load a trained network for prediction. Never uses the internet.
 
     Args:
-        device: auto, cpu, cuda, cuda:N or mps.
-        mode: a decoding of `decodings.MODES`; left out, "leaf", or what an ONNX file was exported with.
-        confidence: a threshold in 0..1 to back off from (see `decode`), 0 for none; left out, none, or what an ONNX
-            file was exported with.
-        tile, overlap, batch_size: see Predictor; the sides are rounded up to multiples of 32 px.
-        tta: any of "flip" and "scales".
+        path: A run folder, a checkpoint folder, a .safetensors file, or an ONNX file written by `seghiero export`.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        mode: A decoding mode, one of `decode_modes.MODES`. Default: the mode an ONNX file was exported with, else
+            "leaf".
+        confidence: The threshold in 0..1 below which predictions back off to a coarser level (see `decode`); 0 turns
+            that off. Default: the threshold an ONNX file was exported with, else none.
+        tile: Side of the tiles for large images, px; rounded up to a multiple of 32. Default: images up to 2048x2048 px
+            are predicted in one piece, larger ones in tiles of 1024 px.
+        overlap: What neighboring tiles share, px; rounded up to a multiple of 32. At most half a tile.
+        tta: Test-time augmentations: any of "flip" and "scales".
+        batch_size: Tiles, or images of one size, that go through the network together.
 
-    Raises UsageError where there is no such file, decoding, threshold or augmentation, or tiles don't go together;
-    CheckpointError where the file is damaged or of another version; DeviceError for a device that isn't there.
+    Returns:
+        A predictor to call with images.
+
+    Raises:
+        UsageError: There is no such file, or an option has an unknown value.
+        CheckpointError: The file is damaged, or was written by another version.
+        DeviceError: The machine doesn't have the device.
+
+    Example:
+        >>> predict = load("my-project/runs/demo", device="cpu")
+        >>> masks = predict("street.jpg").ids
+        >>> list(masks)
+        ['leaf', 'level1', 'level2']
+        >>> names = predict.hierarchy.level_names(0)
+        >>> names[masks["leaf"][0, 0]] in names
+        True
     """
     check_decoding(mode or "leaf", confidence)
-    overlap = -(-overlap // ALIGNMENT) * ALIGNMENT
-    tile = None if tile is None else -(-tile // ALIGNMENT) * ALIGNMENT
-    if overlap < ALIGNMENT or 2 * overlap > (tile or TILE):
-        raise UsageError(
-            f"--overlap: {overlap} px doesn't go with tiles of {tile or TILE} px; "
-            f"it can be from {ALIGNMENT} px to half a tile."
-        )
+    if tile is not None and tile < 1:
+        raise UsageError(f"--tile: {tile} px; must be at least 1 px.")
     if batch_size < 1:
-        raise UsageError(f"--batch-size: {batch_size} is none; give 1 or more.")
-    if Path(path).suffix == ".onnx":
-        hierarchy, scores, exported, forward = open_onnx(Path(path), check_device(device))
-    else:
-        hierarchy, scores, exported, forward = _open_checkpoint(path, check_device(device))
-    threshold = exported.confidence if confidence is None else confidence
+        raise UsageError(f"--batch-size: {batch_size}; must be at least 1.")
+    tile = None if tile is None else align_up(tile)
+    overlap = align_up(overlap)
+    tile_side = DEFAULT_TILE if tile is None else tile
+    if not ALIGNMENT <= overlap <= tile_side / 2:
+        raise UsageError(
+            f"--overlap: {overlap} px doesn't work with tiles of {tile_side} px; "
+            f"it must be at least {ALIGNMENT} px and at most half a tile."
+        )
+    device = check_device(device)
+    loaded = _load_onnx(Path(path), device) if Path(path).suffix == ".onnx" else _load_checkpoint(path, device)
+    threshold = loaded.decoding.confidence if confidence is None else confidence
     return Predictor(
-        hierarchy=hierarchy,
-        forward=with_augmentation(forward, tta),
-        scores=scores,
-        mode=mode or exported.mode,
-        confidence=threshold or None,  # every score reaches 0
+        hierarchy=loaded.hierarchy,
+        forward=with_augmentation(loaded.forward, tta),
+        scores=loaded.scores,
+        mode=mode or loaded.decoding.mode,
+        confidence=threshold or None,  # a threshold of 0 never backs off
         tile=tile,
         overlap=overlap,
         batch_size=batch_size,
     )
 
 
-def _open_checkpoint(path: str | Path, device: str) -> tuple[Hierarchy, str, Decoding, Forward]:
+class _Loaded(NamedTuple):
+    """What a file holds; `decoding` is what it asks for, unless the caller says otherwise."""
+
+    hierarchy: Hierarchy
+    scores: str
+    decoding: Decoding
+    forward: Forward
+
+
+def _load_checkpoint(path: str | Path, device: str) -> _Loaded:
     checkpoint, hierarchy, scores, model = load_trained(read_checkpoint(find_checkpoint(path)), device)
     layout = torch.channels_last if checkpoint.config.training.channels_last else torch.contiguous_format
 
@@ -111,4 +109,28 @@ def _open_checkpoint(path: str | Path, device: str) -> tuple[Hierarchy, str, Dec
     def forward(images: Tensor) -> Tensor:
         return model(images.to(device).contiguous(memory_format=layout)).logits.float()
 
-    return hierarchy, scores, Decoding(), forward
+    return _Loaded(hierarchy, scores, Decoding(), forward)
+
+
+def _load_onnx(path: Path, device: str) -> _Loaded:
+    """Load a file for its logits; Predictor decodes them, because blending tiles needs logits."""
+    # onnx takes a second to import, and checkpoints don't need it
+    from seghiero_core.export.metadata import hierarchy_from_metadata, read_metadata
+    from seghiero_core.export.runner import make_session, read_onnx, with_logits
+
+    model = read_onnx(path)
+    metadata = read_metadata(model, path)
+    decoding = metadata["decoding"]
+    session = make_session(with_logits(model, decoding["channels"], only=True).SerializeToString(), device)
+    dtype = np.uint8 if session.get_inputs()[0].type == "tensor(uint8)" else np.float32
+
+    def forward(images: Tensor) -> Tensor:
+        (logits,) = session.run(["logits"], {"image": images.cpu().numpy().astype(dtype, copy=False)})
+        return torch.from_numpy(logits)
+
+    return _Loaded(
+        hierarchy_from_metadata(metadata),
+        decoding["scores"],
+        Decoding(decoding["mode"], decoding.get("confidence")),  # files from before thresholds existed lack the key
+        forward,
+    )

@@ -1,4 +1,4 @@
-"""What can be predicted: a path, a Pillow image, an array or a tensor, read as a whole or crop by crop."""
+"""Input images: a path, a Pillow image, an array or a tensor, read as a whole or crop by crop."""
 
 from __future__ import annotations
 
@@ -16,53 +16,71 @@ from seghiero_core.data.images import check_image_mode, to_rgb, upright_size
 from seghiero_core.errors import DataError, UsageError
 
 MAX_PIXELS = 2_000_000_000
-"""Larger images are refused: a small file can claim any size, and what it claims has to fit in memory."""
+"""Larger images are refused: a small file can claim any size, and its pixels have to fit in memory."""
 READ_AHEAD_PIXELS = 1 << 24
-"""Images up to this size are decoded when they are opened, larger ones when their first crop is asked for."""
-_LOCK = threading.Lock()
+"""Images up to this size are decoded when they are opened, larger ones when their first crop is read."""
+_PILLOW_LIMIT_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An upright RGB image; `crop(top, bottom, left, right)` in px gives H,W,3 uint8."""
+    """An upright RGB image.
+
+    Attributes:
+        height, width: The size in px.
+        crop: `crop(top, bottom, left, right)` in px reads h,w,3 uint8.
+    """
 
     height: int
     width: int
     crop: Callable[[int, int, int, int], np.ndarray]
 
     def whole(self) -> np.ndarray:
-        """H,W,3 uint8."""
+        """Read the whole image.
+
+        Returns:
+            H,W,3 uint8.
+        """
         return self.crop(0, self.height, 0, self.width)
 
 
 def open_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """The picture in a file (a path), a Pillow image, an array or a tensor.
+    """Open an image of any kind.
 
-    Arrays are H,W,3 or H,W (gray); tensors are 3,H,W; both are uint8, or floats of 0..255, which are rounded. Raises
-    DataError for a file that can't be read or claims more than `max_pixels`, UsageError for any other input.
+    Args:
+        source: A path, a Pillow image, an array H,W,3 or H,W (gray), or a tensor 3,H,W. Arrays and tensors hold values
+            0..255, as uint8 or as floats, which are rounded.
+        max_pixels: Refuse files that claim to be larger.
+
+    Returns:
+        The image, turned upright.
+
+    Raises:
+        DataError: The file can't be read, or claims more than `max_pixels`.
+        UsageError: The source is not an image.
     """
     if isinstance(source, str | Path):
         return _from_file(Path(source), max_pixels)
     if isinstance(source, Image.Image):
         check_image_mode(source, Path("the image"))
-        return _from_image(ImageOps.exif_transpose(source), "the image")
+        return _from_pillow(ImageOps.exif_transpose(source), "the image")
     return _from_array(source)
 
 
 def _from_file(path: Path, max_pixels: int) -> Picture:
     image = None
     try:
-        with _no_limit_of_pillow():
+        with _without_pillow_limit():
             image = Image.open(path)
         height, width = upright_size(image)
         if height * width > max_pixels:
             raise DataError(
-                f"{path} says that it has {width}x{height} px, more than the limit of {max_pixels} in all; "
-                "if that is true, raise the limit (--max-pixels)."
+                f"{path} claims to have {width}x{height} px, more than the limit of {max_pixels} px in total; "
+                "if that is right, raise the limit with --max-pixels."
             )
         check_image_mode(image, path)
         if height * width > READ_AHEAD_PIXELS:
-            return _from_image(image, str(path))
+            return _from_pillow(image, str(path))
         array = to_rgb(ImageOps.exif_transpose(image))
         image.close()
         return _from_array(array)
@@ -75,9 +93,9 @@ def _from_file(path: Path, max_pixels: int) -> Picture:
 
 
 @contextmanager
-def _no_limit_of_pillow() -> Iterator[None]:
-    """Pillow warns of and refuses large images by a global of its own; the limit here is `max_pixels`."""
-    with _LOCK:
+def _without_pillow_limit() -> Iterator[None]:
+    """Turn off Pillow's own limit, a global variable, in favor of `max_pixels`."""
+    with _PILLOW_LIMIT_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield
@@ -85,24 +103,33 @@ def _no_limit_of_pillow() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _from_image(image: Image.Image, name: str) -> Picture:
-    """Keeps the image, which nobody else has, as Pillow decodes it, in its own mode, and converts what is cropped."""
+def _from_pillow(image: Image.Image, name: str) -> Picture:
     height, width = upright_size(image)
-    is_upright = False
+    return Picture(height, width, _PillowImage(image, name).crop)
 
-    def crop(top: int, bottom: int, left: int, right: int) -> np.ndarray:
-        nonlocal is_upright
+
+class _PillowImage:
+    """Crops of an image that stays in Pillow's own format, and is decoded by the first crop."""
+
+    def __init__(self, image: Image.Image, name: str):
+        self.image, self.name = image, name
+        self.is_upright = False
+        self.failure: DataError | None = None
+
+    def crop(self, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+        if self.failure is not None:
+            raise self.failure
         try:
-            if not is_upright:
-                ImageOps.exif_transpose(image, in_place=True)  # else it would copy, and two may not fit in memory
-                is_upright = True
-            return to_rgb(image.crop((left, top, right, bottom)))
+            if not self.is_upright:
+                ImageOps.exif_transpose(self.image, in_place=True)  # two copies may not fit in memory
+                self.is_upright = True
+            return to_rgb(self.image.crop((left, top, right, bottom)))
         except MemoryError:
             raise
         except Exception as error:
-            raise _unreadable(name, error) from None
-
-    return Picture(height, width, crop)
+            self.image.close()
+            self.failure = _unreadable(self.name, error)
+            raise self.failure from None
 
 
 def _from_array(source: Any) -> Picture:
@@ -118,13 +145,18 @@ def _from_array(source: Any) -> Picture:
     if 0 in array.shape:
         raise UsageError(f"the image is empty: its shape is {array.shape}.")
     if array.dtype != np.uint8:
-        if array.dtype.kind not in "fiu" or not np.isfinite(array).all() or array.min() < 0 or array.max() > 255:
-            raise UsageError(f"expected RGB values 0..255, found {array.dtype} from {array.min()} to {array.max()}.")
-        if array.dtype.kind == "f" and 0 < array.max() <= 1:
-            raise UsageError("expected RGB values 0..255, found floats of 0..1 at most; multiply them by 255.")
-        array = np.round(array).astype(np.uint8)
-    return Picture(*array.shape[:2], lambda top, bottom, left, right: array[top:bottom, left:right])
+        array = _to_uint8(array)
+    height, width = array.shape[:2]
+    return Picture(height, width, lambda top, bottom, left, right: array[top:bottom, left:right])
+
+
+def _to_uint8(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "fiu" or not np.isfinite(array).all() or array.min() < 0 or array.max() > 255:
+        raise UsageError(f"expected RGB values 0..255, found {array.dtype} from {array.min()} to {array.max()}.")
+    if array.dtype.kind == "f" and 0 < array.max() <= 1:
+        raise UsageError("expected RGB values 0..255, found floats no larger than 1; multiply them by 255.")
+    return np.round(array).astype(np.uint8)
 
 
 def _unreadable(name: object, error: Exception) -> DataError:
-    return DataError(f"{name} can't be read ({error}). Replace the file, or leave it out.")
+    return DataError(f"{name} can't be read ({error}). Replace the file, or remove it from the inputs.")

@@ -1,4 +1,4 @@
-"""Writing a PNG row by row, so that a picture larger than memory can be written (PNG specification, 3rd edition)."""
+"""Writing a PNG file row by row, for images larger than memory (PNG specification, third edition)."""
 
 from __future__ import annotations
 
@@ -8,27 +8,37 @@ from pathlib import Path
 
 import numpy as np
 
+_HEADER_FIELDS = {"palette": (3, 8), "gray16": (0, 16), "rgb": (2, 8)}
+"""Color type and bit depth of each kind."""
+
 
 class PngWriter:
-    """Writes rows as they come: palette indices (with `palette` N,3 uint8), 16-bit values, or RGB.
+    """Writes a PNG file row by row.
 
     Args:
-        kind: "palette" (rows h,W uint8), "gray16" (rows h,W uint16) or "rgb" (rows h,W,3 uint8).
+        path: The file to write.
+        height, width: The size in px.
+        kind: What the rows hold: "palette" (h,W uint8 indices), "gray16" (h,W uint16) or "rgb" (h,W,3 uint8).
+        palette: N,3 uint8, for the kind "palette".
     """
 
     def __init__(self, path: Path, height: int, width: int, kind: str, palette: np.ndarray | None = None):
         self.kind = kind
         self.file = path.open("wb")
         self.compressor = zlib.compressobj(level=3)
-        color_type, depth = {"palette": (3, 8), "gray16": (0, 16), "rgb": (2, 8)}[kind]
+        color_type, depth = _HEADER_FIELDS[kind]
         self.file.write(b"\x89PNG\r\n\x1a\n")
         self._chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0))
         if palette is not None:
             self._chunk(b"PLTE", palette.astype(np.uint8).tobytes())
 
     def write(self, rows: np.ndarray) -> None:
-        """Append rows."""
-        if self.kind == "rgb":  # filter 1, the difference to the left neighbour: smaller files for photographs
+        """Append rows.
+
+        Args:
+            rows: h,W or h,W,3, as `kind` says.
+        """
+        if self.kind == "rgb":  # filter 1, differences to the left neighbor, makes photographs smaller
             rows = rows.copy()
             rows[:, 1:] -= rows[:, :-1].copy()
         data = rows.astype(">u2" if self.kind == "gray16" else np.uint8, copy=False).reshape(len(rows), -1)
@@ -38,9 +48,13 @@ class PngWriter:
         self._data(self.compressor.compress(lines))
 
     def finish(self) -> None:
-        """Write the end and close the file."""
+        """Write the end of the image and close the file."""
         self._data(self.compressor.flush())
         self._chunk(b"IEND", b"")
+        self.file.close()
+
+    def abort(self) -> None:
+        """Close the file, complete or not."""
         self.file.close()
 
     def _data(self, compressed: bytes) -> None:

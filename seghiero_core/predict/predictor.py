@@ -1,9 +1,7 @@
-"""From a checkpoint or an ONNX file to masks.
+"""Predicting one image: `Predictor` turns a picture into `Strip`s, and joins those into a `Prediction`.
 
-from seghiero_core import load
-
-predict = load("runs/x")
-masks = predict("street.jpg").ids  # {"leaf": H,W, "level1": H,W, ...}
+Large images are predicted strip by strip, so that neither their logits nor their masks have to fit in memory at once.
+`loading.load` makes a Predictor from a file.
 """
 
 from __future__ import annotations
@@ -24,20 +22,27 @@ from seghiero_core.predict.picture import Picture, open_picture
 from seghiero_core.predict.tiling import Forward, tiled_logits, to_batch
 
 WHOLE_PIXELS = 1 << 22
-"""Without a tile size, images up to this many pixels (2048x2048) are done in one piece."""
-TILE = 1024
-OVERLAP = 128
-"""Side of a tile, and what neighbours share, px."""
+"""If no tile size is set, images up to this many pixels (2048x2048) are predicted in one piece."""
+DEFAULT_TILE = 1024
+"""Side of a tile, px."""
+DEFAULT_OVERLAP = 128
+"""What neighboring tiles share, px."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one image, by level name, finest level first.
+    """The masks of one image, by level name, finest level first.
 
     Attributes:
-        ids: H,W whole numbers each, the class's position in `hierarchy.level_names(level)`; `Predictor.undecided` where
-            the prediction backed off to a coarser level.
-        confidence: H,W float32 each, the score in 0..1 of that class.
+        ids: H,W whole numbers each: the position of the class in `hierarchy.level_names(level)`, or
+            `Predictor.undecided` where the prediction backed off to a coarser level.
+        confidence: H,W float32 each: the score in 0..1 of that class.
+
+    Example:
+        >>> from seghiero_core import load
+        >>> prediction = load("my-project/runs/demo", device="cpu")("street.jpg")
+        >>> prediction.ids["leaf"].shape == prediction.confidence["leaf"].shape
+        True
     """
 
     ids: dict[str, np.ndarray]
@@ -45,25 +50,50 @@ class Prediction:
 
 
 class Strip(NamedTuple):
-    """Whole rows of a prediction, from `top` on: per level ids h,W, confidence h,W and, if asked, scores C,h,W."""
+    """Some whole rows of a prediction; the tuples have one entry per level, finest first.
+
+    Attributes:
+        top: The first row, px.
+        ids: h,W whole numbers each, as in `Prediction`.
+        confidence: h,W float32 each, as in `Prediction`.
+        scores: C,h,W float16 each, the scores in 0..1 of all classes; empty unless asked for.
+
+    Example:
+        >>> from seghiero_core import load
+        >>> predictor = load("my-project/runs/demo", device="cpu")
+        >>> [(strip,)] = predictor.strips([open_picture("street.jpg")], scores=True)
+        >>> strip.top, len(strip.ids), strip.scores[0].shape[1:] == strip.ids[0].shape
+        (0, 3, True)
+    """
 
     top: int
     ids: tuple[np.ndarray, ...]
     confidence: tuple[np.ndarray, ...]
-    scores: tuple[np.ndarray, ...] | None
+    scores: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained network with its classes: `predictor(image)` gives masks.
+    """A trained network with its classes; call it with an image to get masks.
 
     Attributes:
-        forward: images B,3,H,W uint8 -> logits B,C,H,W float32.
-        scores, mode, confidence: how logits become classes, see `decode`.
-        tile: side of the sliding window's tiles in px, or None: then images up to WHOLE_PIXELS are done whole and
-            larger ones in tiles of TILE.
-        overlap: what neighbouring tiles share, px.
-        batch_size: tiles (or images of one size) that go through the network together.
+        hierarchy: The classes.
+        forward: The network: images B,3,H,W uint8 -> logits B,C,H,W float32.
+        scores: What the logits mean, one of `decode.SCORES`.
+        mode: A decoding mode, one of `decode_modes.MODES`.
+        confidence: The threshold in 0..1 below which predictions back off to a coarser level (see `decode`), or None.
+        tile: Side of the tiles of the sliding window, px. None means that images up to WHOLE_PIXELS are predicted in
+            one piece, and larger ones in tiles of DEFAULT_TILE.
+        overlap: What neighboring tiles share, px.
+        batch_size: Tiles, or images of one size, that go through the network together.
+
+    Example:
+        >>> from seghiero_core import load
+        >>> predictor = load("my-project/runs/demo", device="cpu")
+        >>> predictor.hierarchy.level_names(0)[:3]
+        ('sky', 'grass', 'water')
+        >>> list(predictor("street.jpg").ids)
+        ['leaf', 'level1', 'level2']
     """
 
     hierarchy: Hierarchy
@@ -72,72 +102,112 @@ class Predictor:
     mode: str = "leaf"
     confidence: float | None = None
     tile: int | None = None
-    overlap: int = OVERLAP
+    overlap: int = DEFAULT_OVERLAP
     batch_size: int = 1
 
     def __call__(self, image: Any) -> Prediction:
-        """Masks of a path, a Pillow image, an array H,W,3 or H,W, or a tensor 3,H,W; values 0..255.
+        """Predict the masks of an image.
 
-        Raises DataError for a file that can't be read, UsageError for anything else that is no image.
+        Args:
+            image: A path, a Pillow image, an array H,W,3 or H,W, or a tensor 3,H,W; values 0..255.
+
+        Returns:
+            Ids and confidence at every level.
+
+        Raises:
+            DataError: The file can't be read.
+            UsageError: The argument is not an image.
         """
         strips = [strip for (strip,) in self.strips([open_picture(image)])]
-        names = [level.name for level in self.hierarchy.levels]
-        ids = (np.concatenate(parts) for parts in zip(*(strip.ids for strip in strips), strict=True))
-        confidence = (np.concatenate(parts) for parts in zip(*(strip.confidence for strip in strips), strict=True))
-        return Prediction(dict(zip(names, ids, strict=True)), dict(zip(names, confidence, strict=True)))
+        ids, confidence = {}, {}
+        for number, level in enumerate(self.hierarchy.levels):
+            ids[level.name] = np.concatenate([strip.ids[number] for strip in strips])
+            confidence[level.name] = np.concatenate([strip.confidence[number] for strip in strips])
+        return Prediction(ids, confidence)
 
     @property
     def undecided(self) -> int | None:
-        """What ids hold where a prediction backed off; None where there is no threshold to back off from."""
+        """The id of pixels whose prediction backed off to a coarser level; None without a threshold."""
         return None if self.confidence is None else undecided_id(self.hierarchy)
 
     def is_tiled(self, picture: Picture) -> bool:
-        """Whether a picture is too large to be done in one piece."""
+        """Tell whether a picture is too large to be predicted in one piece.
+
+        Args:
+            picture: The image.
+
+        Returns:
+            True if it is predicted in tiles.
+        """
         if self.tile is None:
             return picture.height * picture.width > WHOLE_PIXELS
         return max(picture.height, picture.width) > self.tile
 
     def strips(self, pictures: Sequence[Picture], *, scores: bool = False) -> Iterator[list[Strip]]:
-        """The prediction of pictures of one size, as one strip each; or of one larger picture, strip by strip."""
-        if not self.is_tiled(pictures[0]):
-            yield self._decoded(0, self.forward(to_batch([picture.whole() for picture in pictures])), scores)
-            return
-        pieces = tiled_logits(
-            pictures[0], self.forward, tile=self.tile or TILE, overlap=self.overlap, batch_size=self.batch_size
-        )
-        for top, row in groupby(pieces, key=lambda piece: piece[0]):
-            yield [self._side_by_side(top, pictures[0].width, row, scores)]
+        """Predict pictures of one size together, or one larger picture strip by strip.
 
-    def _side_by_side(self, top: int, width: int, row: Iterator[tuple[int, int, Tensor]], scores: bool) -> Strip:
-        """A strip of pieces (top, left, logits C,h,w), each decoded into its place: never two copies of the strip."""
+        Args:
+            pictures: Images of one size; a single one if it is tiled (see `is_tiled`).
+            scores: Also give the scores of all classes.
+
+        Yields:
+            One strip per picture: once with all rows, or many times from top to bottom.
+        """
+        if not self.is_tiled(pictures[0]):
+            yield self._decode(0, self.forward(to_batch([picture.whole() for picture in pictures])), scores)
+            return
+        (picture,) = pictures
+        tile = DEFAULT_TILE if self.tile is None else self.tile
+        pieces = tiled_logits(picture, self.forward, tile=tile, overlap=self.overlap, batch_size=self.batch_size)
+        for top, row in groupby(pieces, key=lambda piece: piece[0]):
+            yield [self._join(top, picture.width, row, scores)]
+
+    def _join(self, top: int, width: int, pieces: Iterator[tuple[int, int, Tensor]], scores: bool) -> Strip:
+        """Decode each piece (top, left, logits C,h,w) straight into its place in the strip, to hold the strip once."""
         strip: Strip | None = None
-        for _, left, logits in row:
-            part = self._decoded(top, logits[None], scores)[0]
+        for _, left, logits in pieces:
+            (piece,) = self._decode(top, logits[None], scores)
             if strip is None:
-                strip = Strip(top, *(_widened(of_levels, width) for of_levels in part[1:]))
-            for whole, of_levels in zip(strip[1:], part[1:], strict=True):
-                for to, of_level in zip(whole or (), of_levels or (), strict=True):
-                    to[..., left : left + of_level.shape[-1]] = of_level
+                strip = _empty_strip(piece, width)
+            _paste(piece, strip, left)
         return strip
 
     @torch.inference_mode()
-    def _decoded(self, top: int, logits: Tensor, scores: bool) -> list[Strip]:
+    def _decode(self, top: int, logits: Tensor, scores: bool) -> list[Strip]:
+        """Decode logits B,C,h,w to one strip per image."""
         decoded = decode(logits, self.hierarchy, self.mode, self.confidence, scores=self.scores)
-        undecided, largest = self.undecided, max(len(level.nodes) for level in self.hierarchy.levels) - 1
+        undecided = self.undecided
+        level_ids = decoded.ids if undecided is None else written_ids(decoded, self.hierarchy)
+        largest = max(len(level.nodes) for level in self.hierarchy.levels) - 1
         dtype = np.uint8 if max(largest, undecided or 0) <= 255 else np.uint16
-        written = decoded.ids if undecided is None else written_ids(decoded, self.hierarchy)
-        ids = [of_level.cpu().numpy().astype(dtype) for of_level in written]
-        confidence = [of_level.cpu().numpy() for of_level in decoded.confidence]
-        by_level = [s.half().cpu().numpy() for s in level_scores(logits, self.hierarchy, self.scores)] if scores else []
+        all_ids = [ids.cpu().numpy().astype(dtype) for ids in level_ids]
+        all_confidence = [confidence.cpu().numpy() for confidence in decoded.confidence]
+        all_scores = []
+        if scores:
+            all_scores = [score.half().cpu().numpy() for score in level_scores(logits, self.hierarchy, self.scores)]
         return [
-            Strip(top, _nth(ids, i), _nth(confidence, i), _nth(by_level, i) if scores else None)
+            Strip(
+                top,
+                ids=tuple(ids[i] for ids in all_ids),
+                confidence=tuple(confidence[i] for confidence in all_confidence),
+                scores=tuple(score[i] for score in all_scores),
+            )
             for i in range(len(logits))
         ]
 
 
-def _nth(by_level: list[np.ndarray], i: int) -> tuple[np.ndarray, ...]:
-    return tuple(of_level[i] for of_level in by_level)
+def _empty_strip(like: Strip, width: int) -> Strip:
+    """A strip of the same rows, `width` px wide, to be filled."""
+    return Strip(like.top, _widen(like.ids, width), _widen(like.confidence, width), _widen(like.scores, width))
 
 
-def _widened(of_levels: tuple[np.ndarray, ...] | None, width: int) -> tuple[np.ndarray, ...] | None:
-    return of_levels and tuple(np.empty((*part.shape[:-1], width), part.dtype) for part in of_levels)
+def _widen(arrays: tuple[np.ndarray, ...], width: int) -> tuple[np.ndarray, ...]:
+    return tuple(np.empty((*array.shape[:-1], width), array.dtype) for array in arrays)
+
+
+def _paste(piece: Strip, strip: Strip, left: int) -> None:
+    """Copy a piece of the same rows into a strip, `left` px from its left edge."""
+    sources = (*piece.ids, *piece.confidence, *piece.scores)
+    targets = (*strip.ids, *strip.confidence, *strip.scores)
+    for source, target in zip(sources, targets, strict=True):
+        target[..., left : left + source.shape[-1]] = source

@@ -1,4 +1,4 @@
-"""Sliding window: an image of any size, in tiles whose overlaps are blended, finished piece by piece."""
+"""Sliding window: tiles that cover an image of any size, and their logits, blended where tiles overlap."""
 
 from __future__ import annotations
 
@@ -11,78 +11,115 @@ from torch import Tensor
 from seghiero_core.predict.picture import Picture
 
 ALIGNMENT = 32
-"""Tiles start at multiples of it (px), the largest stride, so that a tile samples the image as the whole does."""
+"""Tiles start at multiples of this (px). It is the largest stride, so a tile is sampled just as the whole image is."""
 
 Forward = Callable[[Tensor], Tensor]
-"""Images B,3,H,W uint8 -> logits B,C,H,W float32."""
+"""A network: images B,3,H,W uint8 -> logits B,C,H,W float32."""
+
+
+def align_up(length: int) -> int:
+    """Round a length up to a multiple of ALIGNMENT.
+
+    Args:
+        length: In px.
+
+    Returns:
+        The rounded length in px.
+    """
+    return _divide_up(length, ALIGNMENT) * ALIGNMENT
 
 
 def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
-    """(start, end) of the tiles along one side of `length` px: as few as there may be, and nearly alike.
+    """Divide one side of an image into as few tiles as possible, of nearly equal size.
 
-    Neighbours share exactly `overlap` px, no pixel lies in three. `tile` and `overlap` are multiples of ALIGNMENT with
-    2 * overlap <= tile. Only the last one's end need not be aligned: it is the image's.
+    Neighbors share exactly `overlap` px, and no pixel lies in more than two tiles.
+
+    Args:
+        length: The side of the image, px.
+        tile: The largest side of a tile, px, a multiple of ALIGNMENT.
+        overlap: What neighbors share, px: a multiple of ALIGNMENT, at most half of `tile`.
+
+    Returns:
+        (start, end) of each tile in px. All but the last end, which is the image's, are multiples of ALIGNMENT.
     """
     if length <= tile:
         return [(0, length)]
-    count = -(-(length - overlap) // (tile - overlap))
-    even = -(-(length + (count - 1) * overlap) // count)
-    size = -(-even // ALIGNMENT) * ALIGNMENT
+    count = _divide_up(length - overlap, tile - overlap)
+    size = align_up(_divide_up(length + (count - 1) * overlap, count))
     return [(start, min(start + size, length)) for start in range(0, length - overlap, size - overlap)]
 
 
 def tiled_logits(
     picture: Picture, forward: Forward, *, tile: int, overlap: int, batch_size: int = 1
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Logits of the whole picture in finished rectangles: (top, left, C,h,w), in reading order, each pixel once.
+    """Compute the logits of a picture tile by tile, blended where tiles overlap.
 
-    A tile's weight falls linearly to 0 over the overlap, and the weights of neighbours add up to 1. What has to wait
-    for a neighbour is kept: the lower `overlap` rows of one row of tiles, and the right `overlap` columns of one tile.
+    The weight of a tile falls linearly to 0 over the overlap, and the weights of neighbors add up to 1. Only what has
+    to wait for a neighbor is kept: the bottom `overlap` rows of a row of tiles, and the right `overlap` columns of a
+    tile.
+
+    Args:
+        picture: The image.
+        forward: The network.
+        tile, overlap: See `tile_spans`.
+        batch_size: Tiles of one size that go through the network together.
+
+    Yields:
+        (top, left, logits C,h,w) of finished rectangles in reading order, which cover each pixel once.
     """
     columns = tile_spans(picture.width, tile, overlap)
     rows = tile_spans(picture.height, tile, overlap)
-    below: Tensor | None = None
+    waiting_below: Tensor | None = None  # C,overlap,W: what the row of tiles above adds to this one
     for top, bottom in rows:
-        above, below = below, None
-        beside: Tensor | None = None
-        down = _weights(bottom - top, overlap, first=top == 0, last=bottom == picture.height)
+        from_above, waiting_below = waiting_below, None
+        from_left: Tensor | None = None  # C,h,overlap
+        row_weights = _weights(bottom - top, overlap, first=top == 0, last=bottom == picture.height)
         for (left, right), logits in _row_of_tiles(picture, forward, top, bottom, columns, batch_size):
-            across = _weights(right - left, overlap, first=left == 0, last=right == picture.width)
-            logits = logits * (down[:, None] * across).to(logits)
-            if beside is not None:
-                logits[..., :overlap] += beside
+            column_weights = _weights(right - left, overlap, first=left == 0, last=right == picture.width)
+            logits = logits * (row_weights[:, None] * column_weights).to(logits)
+            if from_left is not None:
+                logits[..., :overlap] += from_left
             if right < picture.width:
-                beside = logits[..., -overlap:].clone()
+                from_left = logits[..., -overlap:].clone()
                 logits = logits[..., :-overlap]
-            if above is not None:
-                logits[:, :overlap] += above[:, :, left : left + logits.shape[2]].to(logits)
+            if from_above is not None:
+                logits[:, :overlap] += from_above[:, :, left : left + logits.shape[2]].to(logits)
             if bottom < picture.height:
-                if below is None:
-                    below = torch.empty(len(logits), overlap, picture.width)
-                below[:, :, left : left + logits.shape[2]] = logits[:, -overlap:]
+                if waiting_below is None:
+                    waiting_below = torch.empty(len(logits), overlap, picture.width)
+                waiting_below[:, :, left : left + logits.shape[2]] = logits[:, -overlap:]
                 logits = logits[:, :-overlap]
             yield top, left, logits
+
+
+def to_batch(images: list[np.ndarray]) -> Tensor:
+    """Stack images to a batch.
+
+    Args:
+        images: H,W,3 uint8 each, all of one size.
+
+    Returns:
+        B,3,H,W uint8.
+    """
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
 def _row_of_tiles(
     picture: Picture, forward: Forward, top: int, bottom: int, columns: list[tuple[int, int]], batch_size: int
 ) -> Iterator[tuple[tuple[int, int], Tensor]]:
-    waiting: list[tuple[int, int]] = []
-    for i, span in enumerate(columns):
-        waiting.append(span)
-        following = columns[i + 1] if i + 1 < len(columns) else (0, 0)
-        if len(waiting) == batch_size or following[1] - following[0] != span[1] - span[0]:
-            crops = [picture.crop(top, bottom, *there) for there in waiting]
-            yield from zip(waiting, forward(to_batch(crops)), strict=True)
-            waiting = []
-
-
-def to_batch(images: list[np.ndarray]) -> Tensor:
-    """Arrays H,W,3 uint8 of one size to a tensor B,3,H,W."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    """The span (left, right) and the logits C,h,w of each tile of a row; tiles of one width are batched."""
+    batch: list[tuple[int, int]] = []
+    for i, (left, right) in enumerate(columns):
+        batch.append((left, right))
+        is_last = i + 1 == len(columns)
+        if len(batch) == batch_size or is_last or columns[i + 1][1] - columns[i + 1][0] != right - left:
+            crops = [picture.crop(top, bottom, *span) for span in batch]
+            yield from zip(batch, forward(to_batch(crops)), strict=True)
+            batch = []
 
 
 def _weights(length: int, overlap: int, *, first: bool, last: bool) -> Tensor:
+    """The weights of a tile along one side."""
     weights = torch.ones(length)
     ramp = (torch.arange(overlap) + 0.5) / overlap
     if not first:
@@ -90,3 +127,7 @@ def _weights(length: int, overlap: int, *, first: bool, last: bool) -> Tensor:
     if not last:
         weights[-overlap:] = 1 - ramp
     return weights
+
+
+def _divide_up(value: int, by: int) -> int:
+    return -(-value // by)

@@ -1,4 +1,4 @@
-"""Softmax over channels in an exported graph: the values of torch, and not by onnxruntime's slow kernel."""
+"""Softmax over channels in an exported graph: the same values as in torch, without onnxruntime's slow kernel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from seghiero_core.export.graph import TRANSLATIONS, quiet
+from seghiero_core.export.graph import SOFTMAX_TRANSLATIONS, no_exporter_output
 from seghiero_core.export.runner import make_session
 
 
@@ -25,9 +25,9 @@ def test_values_and_operators(dim, kernel, log):
     torch.manual_seed(0)
     free = torch.export.Dim.DYNAMIC
     example = torch.randn(2, 5, 7, 9)
-    with quiet():
+    with no_exporter_output():
         program = torch.export.export(Softmax(dim, log), (example,), dynamic_shapes={"x": {0: free, 2: free}})
-        model = torch.onnx.export(program, dynamo=True, custom_translation_table=TRANSLATIONS, verbose=False)
+        model = torch.onnx.export(program, dynamo=True, custom_translation_table=SOFTMAX_TRANSLATIONS, verbose=False)
     graph = model.model_proto
     used = {node.op_type for node in graph.graph.node}
     assert bool(used & {"Softmax", "LogSoftmax"}) == kernel
