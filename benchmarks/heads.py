@@ -1,10 +1,10 @@
-"""How much faster the light SegFormer heads are than our own full one, the head alone.
+"""Measure how much time the light SegFormer heads save compared with the full one, the head alone.
 
     python benchmarks/heads.py [--channels 32 64 160 256] [--size 512] [--batch 2] [--threads 2] [--rounds 9]
 
-Every head is fed the same features, as a backbone gives them for a square image, and runs forward alone (inference)
-and forward with backward (training, gradients to the features too). They run in turn, round after round, so that a
-noisy machine disturbs all alike; the saving is of the medians, and of the fastest rounds in brackets.
+Every head gets the same features, those of a square image, and runs forward (inference) and forward with backward
+(training, with gradients for the features). The heads take turns, round after round, so that noise affects all alike.
+Printed is the saving between the medians, and between the fastest rounds in brackets.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def training(head: nn.Module, features: list[torch.Tensor]) -> Callable[[], None
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--channels", type=int, nargs=4, default=(32, 64, 160, 256), help="of C1 to C4")
-    parser.add_argument("--size", type=int, default=512, help="of the image, px")
+    parser.add_argument("--channels", type=int, nargs=4, default=(32, 64, 160, 256), help="channels of C1 to C4")
+    parser.add_argument("--size", type=int, default=512, help="side of the image, px")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--classes", type=int, default=19)
     parser.add_argument("--threads", type=int, default=2)
@@ -73,7 +73,7 @@ def main() -> None:
             for name, run in runs.items():
                 start = time.perf_counter()
                 run()
-                if lap:  # the first warms up
+                if lap:  # the first round warms up
                     seconds[name].append(time.perf_counter() - start)
         full = seconds["segformer"]
         print(f"{task.__name__}: segformer {statistics.median(full) * 1000:.0f} ms")

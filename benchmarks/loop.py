@@ -1,13 +1,13 @@
-"""What our training loop costs over a bare hand-written one with the same model, loss and data.
+"""Measure the overhead of the training loop over a minimal hand-written one with the same model, loss and data.
 
     python benchmarks/loop.py [--backbone "{type: resnet, depth: 18}"] [--size 256] [--batch 4] [--steps 20]
 
-Both loops make the same steps from the same start, one after the other, round after round, the first of a pair
-alternating, so that a noisy machine disturbs both alike (on the CPU, time is the process's own, not the clock's).
-Ours is `seghiero_core.training.loop.train` with everything that it does in a step: gradient norm, finite checks, the
-learning rate's schedule, metrics.jsonl, events. The bare one is forward, loss, backward and `AdamW.step`. A step is
-timed from the end of the one before, its data included; medians don't see the few that begin an epoch. Printed are the
-medians of the steps, their ratio per pair, and the median of those ratios. The goal is 1.03.
+Both loops make the same steps from the same start. They run in pairs, in alternating order, so that noise affects both
+alike; on the CPU, time is the process's CPU time. Ours is `seghiero_core.training.loop.train` with everything it does
+in a step: gradient norm, finite checks, learning rate schedule, metrics.jsonl, events. The bare loop is forward, loss,
+backward and `AdamW.step`. A step lasts from the end of the previous one, including its data; the median ignores the
+few that begin an epoch. Printed are the medians of the steps, their ratio per pair, and the median of these ratios,
+which should be at most 1.03.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ WARM_UP = 2
 
 
 def ours(config) -> list[float]:
-    """Seconds of every step of a training run."""
+    """Return the duration of every step of a training run, s."""
     ends: list[float] = []
     train(config, force=True, notify=lambda event: ends.append(clock()) if event["event"] == "step" else None)
     return differences(ends)
 
 
 def bare(config) -> list[float]:
-    """Seconds of every step of the loop that one would write by hand."""
+    """Return the duration of every step of a minimal loop, s."""
     run = prepare(config)
     model = run.accelerator.unwrap_model(run.model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.training.lr, fused=True)
@@ -52,11 +52,13 @@ def bare(config) -> list[float]:
         for batch in run.train_loader:
             images = batch["image"].contiguous(memory_format=torch.channels_last)
             output = model(images)
-            total, _ = run.loss(output.logits, output.embedding, batch["target"], step / run.total_steps)
+            total, _ = run.loss(
+                output.logits, batch["target"], embedding=output.embedding, fraction=step / run.total_steps
+            )
             total.backward()
             optimizer.step()
             optimizer.zero_grad()
-            total.item()  # a loop that shows its loss waits for it, ours too
+            total.item()  # waits for the loss, as any loop that shows it; ours does too
             step += 1
             ends.append(clock())
     return differences(ends)
@@ -74,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="{type: resnet, depth: 18}")
     parser.add_argument("--head", default="{type: extremely_fast_segformer}")
-    parser.add_argument("--size", type=int, default=256, help="of the crop, px")
+    parser.add_argument("--size", type=int, default=256, help="side of the crops, px")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=7)
@@ -109,4 +111,5 @@ def main() -> None:
     sys.exit(0 if ratio <= GOAL else 1)
 
 
-main()
+if __name__ == "__main__":
+    main()

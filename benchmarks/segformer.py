@@ -1,10 +1,10 @@
-"""How much faster MiT-B0 with the SegFormer head is here than in transformers and segmentation_models.pytorch.
+"""Compare the speed of MiT-B0 with the SegFormer head to transformers and segmentation_models.pytorch.
 
     python benchmarks/segformer.py [--classes 19] [--threads 2] [--rounds 9]
 
-Inference is one image of 512x512, a training step two of 256x256 (forward, cross-entropy, backward), both in float32
-with the class channels upsampled to the input. The three run in turn, round after round, so that a noisy machine
-disturbs all alike; the ratio is of the medians, and of the fastest rounds in brackets.
+Inference is one image of 512x512 px; a training step (forward, cross-entropy, backward) is two of 256x256 px. Both are
+in float32, with the logits upsampled to the input's size. The three models take turns, round after round, so that noise
+affects all alike. Printed is the ratio of the medians, and of the fastest rounds in brackets; above 1, ours is faster.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONFIG = {"backbone": {"type": "segformer", "variant": "mit-b0"}, "head": {"type
 
 
 class Transformers(nn.Module):
-    """transformers' SegFormer-B0, its logits upsampled to the input as its own loss does."""
+    """SegFormer-B0 of transformers, with logits upsampled to the input's size as in its own loss."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Transformers(nn.Module):
 
 
 class Ours(nn.Module):
-    """The assembled model, with its normalisation and padding; channels-last, as the trainer sets it."""
+    """Our assembled model, with normalization and padding; channels-last, as in training."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ def main() -> None:
             for name, run in runs.items():
                 start = time.perf_counter()
                 run()
-                if lap:  # the first warms up
+                if lap:  # the first round warms up
                     seconds[name].append(time.perf_counter() - start)
         ours = seconds.pop("seghiero")
         print(f"{task.__name__}: seghiero {statistics.median(ours) * 1000:.0f} ms")

@@ -1,13 +1,13 @@
-"""Which loss, and which decoding: every variant trained with the same backbone, budget and seeds on CamVid.
+"""Compare losses and decodings: train each loss with the same backbone, budget and seeds on CamVid.
 
     python benchmarks/study.py CAMVID [--losses flat marginal ...] [--seeds 0 1 2] [--runs runs/study] [--set key=value]
-    python benchmarks/study.py --table        # the table of what is in --out, without training
+    python benchmarks/study.py --table        # print the tables of --out without training
 
-CAMVID holds {train,val}/{images,masks}. One line per run goes to --out: the loss, the seed, every setting that is not a
-default of ours, and the measures of each decoding on the validation images at full size. A run that is in the file
-already is not made again, and one that was interrupted goes on where it stopped, so the same command finishes the
-study. The default budget (crops of 160x224 px, 10 epochs) is for two CPU cores, best used by two of these commands at
-once with other losses or seeds and OMP_NUM_THREADS=1; with a GPU give the full one, for example
+CAMVID holds {train,val}/{images,masks}. Every run adds a line to --out: the loss, the seed, the settings of --set, and
+the metrics of each decoding on the validation images at full size. A run that is in the file is not repeated, and
+an interrupted one is resumed, so the same command finishes the study. The default budget (crops of 160x224 px, 10
+epochs) is for two CPU cores; they are used best by two of these commands at once, with different losses or seeds and
+OMP_NUM_THREADS=1. With a GPU use a full budget, for example
 `--set training.epochs=100 --set 'transform={size: [360, 480]}'`, and another --out.
 """
 
@@ -68,7 +68,7 @@ COLUMNS = ("leaf", "level1", "level2", "accuracy", "distance", "consistency")
 
 @torch.inference_mode()
 def measure(folder: Path) -> dict[str, dict[str, float]]:
-    """The measures of a checkpoint on the validation images, by decoding; one forward pass serves all."""
+    """Return the metrics of a checkpoint on the validation images for each decoding, from one forward pass."""
     checkpoint, hierarchy, scores, model = load_trained(
         read_checkpoint(folder), "cuda" if torch.cuda.is_available() else "cpu"
     )
@@ -81,19 +81,19 @@ def measure(folder: Path) -> dict[str, dict[str, float]]:
         for mode in modes:
             metrics[mode].update(decode(logits, hierarchy, mode, scores=scores), batch["target"].to(device))
     measured = {}
-    for mode, of_mode in metrics.items():
-        values = of_mode.compute()
+    for mode, metric in metrics.items():
+        values = metric.compute()
         measured[mode] = {level["name"]: level["miou"] for level in values["levels"]} | {
             "accuracy": values["levels"][0]["pixel_accuracy"],
             "distance": values["mean_tree_distance"],
             "consistency": values["consistency"],
-            "classes": {of_class["name"]: of_class["iou"] for of_class in values["levels"][0]["classes"]},
+            "classes": {entry["name"]: entry["iou"] for entry in values["levels"][0]["classes"]},
         }
     return measured
 
 
 def run(camvid: Path, name: str, seed: int, runs: Path, settings: list[str]) -> dict:
-    """Train one loss with one seed, going on from what an interrupted study left, and measure its last checkpoint."""
+    """Train one loss with one seed, resuming an interrupted run, and measure its last checkpoint."""
     runs.mkdir(parents=True, exist_ok=True)
     folder = f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
     file = runs / f"{folder}.yaml"
@@ -102,13 +102,13 @@ def run(camvid: Path, name: str, seed: int, runs: Path, settings: list[str]) -> 
     config = load_config(file, [*own, *settings])
     start = time.time()
     train(config, resume=True)
-    seconds = round(time.time() - start)  # of the last part only, where the run was interrupted
+    seconds = round(time.time() - start)  # of a resumed run, only the last part
     decodings = measure(config.run_dir / "last")
     return {"loss": name, "seed": seed, "settings": settings, "seconds": seconds, "decodings": decodings}
 
 
 def table(rows: list[dict], mode: str) -> str:
-    """Mean and sample standard deviation over the seeds of every loss, as a Markdown table."""
+    """Return a Markdown table with the mean and sample standard deviation over the seeds of every loss."""
     lines = [f"| loss ({mode} decoding) | seeds | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
     for name in LOSSES:
         found = [row["decodings"][mode] for row in rows if row["loss"] == name and mode in row["decodings"]]
@@ -117,7 +117,7 @@ def table(rows: list[dict], mode: str) -> str:
         cells = []
         for column in COLUMNS:
             scale = 1 if column == "distance" else 100
-            values = [scale * of_run[column] for of_run in found]
+            values = [scale * decoding[column] for decoding in found]
             spread = f" ± {statistics.stdev(values):.{2 if scale == 1 else 1}f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):.{3 if scale == 1 else 1}f}{spread}")
         lines.append(f"| {name} | {len(found)} | {' | '.join(cells)} |")
@@ -131,13 +131,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/study"))
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".jsonl"))
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of `seghiero train`")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `seghiero train`")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     rows = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
     if not arguments.table:
         if arguments.camvid is None:
-            parser.error("give the folder of CamVid, or --table")
+            parser.error("give the CamVid folder, or --table")
         done = {(row["loss"], row["seed"]) for row in rows}
         for seed in arguments.seeds:
             for name in arguments.losses:
@@ -153,4 +153,5 @@ def main() -> None:
         print(f"\n{table(rows, mode)}")
 
 
-main()
+if __name__ == "__main__":
+    main()

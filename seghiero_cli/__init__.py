@@ -1,0 +1,1 @@
+"""The `seghiero` command: the only code that parses arguments, prints or exits."""

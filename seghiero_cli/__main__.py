@@ -1,4 +1,4 @@
-"""`python -m seghiero_cli` is the `seghiero` command, for launchers that start modules."""
+"""Run the `seghiero` command as `python -m seghiero_cli`, for launchers such as torchrun."""
 
 from seghiero_cli.main import main
 

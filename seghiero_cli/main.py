@@ -1,4 +1,4 @@
-"""The list of commands, and the one place that turns an error into a message and an exit code."""
+"""The `seghiero` program: its commands, its global options, and how errors become messages and exit codes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,13 +28,14 @@ from seghiero_cli.commands import (
 )
 from seghiero_cli.commands import eval as evaluate
 from seghiero_core.errors import SeghieroError
-from seghiero_core.plugins.loading import FOLDER, Plugin, configure_plugins, load_found_plugins, resolve_plugin
-from seghiero_core.registry import before_lookup
 from seghiero_core.version import __version__
+
+if TYPE_CHECKING:
+    from seghiero_core.plugins.sources import Plugin
 
 app = typer.Typer(
     name="seghiero",
-    help="Hierarchical semantic segmentation: train, measure and ship networks that predict every level of a tree.",
+    help="Hierarchical semantic segmentation: train, evaluate and export networks for every level of a class tree.",
     epilog="Example: seghiero init starter && seghiero train starter/cfg.yaml",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -56,45 +57,52 @@ app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         console.result(__version__)
         raise typer.Exit
 
 
 @app.callback()
-def options(
+def _options(
     context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")] = False,
     plugin: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH|PACKAGE", help="A folder, .py file or package of your own components; repeatable."),
+        typer.Option(
+            metavar="PATH|PACKAGE", help="A folder, .py file or package with your own components; repeatable."
+        ),
     ] = None,
-    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load no plugins at all.")] = False,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load no plugins.")] = False,
 ) -> None:
     console.debug, console.command = debug, context.invoked_subcommand or ""
     _use_plugins(plugin or [], enabled=not no_plugins)
 
 
 def _use_plugins(named: Sequence[str], *, enabled: bool) -> None:
-    """Have the plugins loaded once a command needs them. Raises UsageError for one of `named` that isn't there."""
+    """Have plugins loaded once a command needs them. Raises UsageError if one of `named` doesn't exist."""
+    # Imported here, because --help doesn't get here and shouldn't wait for it.
+    from seghiero_core.plugins.loading import configure_plugins, load_plugins_on_demand
+    from seghiero_core.plugins.sources import resolve_plugin
+
     configure_plugins(enabled=enabled, notify=_announce)
     for name in named:
         resolve_plugin(name)
-    if enabled:
-        before_lookup(lambda: load_found_plugins(named=named))
+    load_plugins_on_demand(named)
 
 
 def _announce(plugin: Plugin) -> None:
+    from seghiero_core.plugins.sources import FOLDER
+
     if plugin.path == Path.cwd() / FOLDER:
-        console.note(f"loaded ./{FOLDER}: {', '.join(plugin.registered) or 'it registers nothing'}")
+        console.note(f"loaded ./{FOLDER}: {', '.join(plugin.registered) or 'registers nothing'}")
     elif not plugin.registered and not plugin.failures:
-        console.note(f"warning: plugin {plugin.path or plugin.name} registers no backbone and no head.")
+        console.note(f"warning: plugin {plugin.path or plugin.name} registers no backbone or head.")
     for module, reason in plugin.failures.items():
-        console.note(f"warning: plugin {module} is not loaded ({reason}).")
+        console.note(f"warning: could not load plugin {module} ({reason}).")
 
 
 def main() -> None:
@@ -103,11 +111,11 @@ def main() -> None:
         app()
     except SeghieroError as error:
         _fail(str(error), error.exit_code, error)
-    except BrokenPipeError:  # the reader of our output, `head` say, has gone; nothing is left to tell it
+    except BrokenPipeError:  # the reader of our output, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _fail(_explained(error), 4, error)
+        _fail(_os_error_message(error), 4, error)
     except (RuntimeError, MemoryError) as error:
         if "torch" not in sys.modules:
             raise
@@ -115,29 +123,31 @@ def main() -> None:
 
         if not is_out_of_memory(error):
             raise
-        _fail(_less_memory(error), 4, error)
+        _fail(_memory_message(error), 4, error)
 
 
-def _explained(error: OSError) -> str:
-    where = f"{error.filename}: " if error.filename else ""
+def _os_error_message(error: OSError) -> str:
+    prefix = f"{error.filename}: " if error.filename else ""
     advice = {
         errno.ENOSPC: "the disk is full; free some space, or choose another folder (output.dir, --out).",
-        errno.EACCES: "no permission; choose a folder that you may write to (output.dir, --out).",
+        errno.EACCES: "permission denied; choose a folder you can write to (output.dir, --out).",
         errno.EROFS: "the file system is read-only; choose another folder (output.dir, --out).",
     }
-    return where + advice.get(error.errno, error.strerror or str(error))
+    return prefix + advice.get(error.errno, error.strerror or str(error))
 
 
-def _less_memory(error: BaseException) -> str:
+def _memory_message(error: BaseException) -> str:
     advice = {
         "eval": "a smaller --batch-size",
         "predict": "a smaller --batch-size or --tile",
         "train": "a smaller training.batch_size, transform.size or backbone",
     }
-    tries = advice.get(console.command, "a smaller network, or a machine with more memory")
+    fix = advice.get(console.command, "a smaller network, or a machine with more memory")
     if type(error).__name__ != "OutOfMemoryError":
-        return f"this machine ran out of memory; use {tries}."
-    return f"the GPU ran out of memory; use {tries}{', or --device cpu' if '--' in tries else ''}."
+        return f"this machine ran out of memory; use {fix}."
+    if console.command in ("eval", "predict"):
+        fix += ", or --device cpu"
+    return f"the GPU ran out of memory; use {fix}."
 
 
 def _fail(message: str, code: int, error: BaseException) -> None:

@@ -9,19 +9,30 @@ from seghiero_cli import console
 
 
 class Progress:
-    """One line that is rewritten on a terminal, and gone at the end; elsewhere a line every 10 s."""
+    """A progress line: rewritten in place on a terminal and erased at the end; elsewhere printed every 10 s.
+
+    Use it as a context manager.
+
+    Attributes:
+        live: Whether stderr is a terminal.
+        started: When the context was entered, s of the monotonic clock.
+    """
 
     def __enter__(self) -> Progress:
         self.live = sys.stderr.isatty()
-        self.started = self.said = time.monotonic()
+        self.started = self._shown_at = time.monotonic()
         return self
 
     def show(self, text: str) -> None:
-        """Say `text`, unless something was said just now."""
+        """Show `text`, unless something was shown less than 0.1 s (terminal) or 10 s (elsewhere) ago.
+
+        Args:
+            text: One line.
+        """
         now = time.monotonic()
-        if now - self.said < (0.1 if self.live else 10):
+        if now - self._shown_at < (0.1 if self.live else 10):
             return
-        self.said = now
+        self._shown_at = now
         if self.live:
             print(f"\r{text}", end="\033[K", file=sys.stderr, flush=True)
         else:
@@ -29,7 +40,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the context was entered."""
         return time.monotonic() - self.started
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""The tables of measures that `train`, `eval` and `demo` print."""
+"""Tables of metrics, as `train`, `eval` and `demo` print them."""
 
 from __future__ import annotations
 
@@ -9,52 +9,92 @@ from seghiero_cli import console
 
 
 def print_levels(metrics: dict[str, Any]) -> None:
-    """A table per level: IoU and pixels of each class; a class that was nowhere has no IoU."""
+    """Print one table per level with the IoU and the share of pixels of every class.
+
+    Args:
+        metrics: The document of `evaluate_checkpoint`, or a run's `metrics.json`. Classes that are neither in the
+            masks nor predicted have no IoU and show "-".
+    """
     for level in metrics["levels"]:
         total = sum(entry["pixels"] for entry in level["classes"]) or 1
         rows = [
-            (entry["name"], percent(entry["iou"]), f"{100 * entry['pixels'] / total:.2f}") for entry in level["classes"]
+            (entry["name"], format_percent(entry["iou"]), format_percent(entry["pixels"] / total, 2))
+            for entry in level["classes"]
         ]
-        title = f"{level['name']}: mIoU {percent(level['miou'])}, pixel accuracy {percent(level['pixel_accuracy'])}"
+        title = (
+            f"{level['name']}: mIoU {format_percent(level['miou'])}, "
+            f"pixel accuracy {format_percent(level['pixel_accuracy'])}"
+        )
         if "miou_without_background" in level:
-            title += f", mIoU without {metrics['background']} {percent(level['miou_without_background'])}"
+            title += f", mIoU without {metrics['background']} {format_percent(level['miou_without_background'])}"
         console.table(title, ("class", "IoU %", "pixels %"), rows, right=(1, 2))
 
 
 def print_summary(metrics: dict[str, Any]) -> None:
-    """What the levels say together, and what is taken for what most often."""
+    """Print the metrics over all levels, and the most frequent confusions of leaves.
+
+    Args:
+        metrics: The document of `evaluate_checkpoint`.
+    """
     rows = [
-        ("mean mIoU of the levels, %", percent(metrics["mean_miou"])),
-        ("pixels whose levels agree, %", percent(metrics["consistency"])),
-        ("pixels right at every level, %", percent(metrics["full_path_accuracy"])),
-        ("mean tree distance, edges", number(metrics["mean_tree_distance"])),
-        ("mean tree distance of mistakes, edges", number(metrics["mean_tree_distance_of_mistakes"])),
-        *((f"calibration error (ECE) at {level['name']}, %", percent(level["ece"])) for level in metrics["levels"]),
+        ("mIoU, mean of the levels, %", format_percent(metrics["mean_miou"])),
+        ("pixels whose levels agree, %", format_percent(metrics["consistency"])),
+        ("pixels correct at every level, %", format_percent(metrics["full_path_accuracy"])),
+        ("mean tree distance, edges", format_number(metrics["mean_tree_distance"])),
+        ("mean tree distance of wrong pixels, edges", format_number(metrics["mean_tree_distance_of_mistakes"])),
     ]
+    for level in metrics["levels"]:
+        rows.append((f"calibration error (ECE) at {level['name']}, %", format_percent(level["ece"])))
     console.table("", ("all levels", ""), rows, right=(1,))
     worst = metrics["levels"][0]["worst_confusions"][:5]
     if worst:
-        rows = [(c["truth"], c["predicted"], str(c["pixels"]), percent(c["share"])) for c in worst]
-        console.table("worst confusions", ("truth", "taken for", "pixels", "of the truth's, %"), rows, right=(2, 3))
+        rows = [(c["truth"], c["predicted"], str(c["pixels"]), format_percent(c["share"])) for c in worst]
+        columns = ("truth", "predicted as", "pixels", "% of the class")
+        console.table("worst confusions", columns, rows, right=(2, 3))
 
 
 def print_back_off(curve: Sequence[dict[str, float | None]], confidence: float) -> None:
-    """What thresholds on the confidence do, among them the one that was asked for, to two decimals."""
+    """Print what a few confidence thresholds do.
+
+    Args:
+        curve: `back_off_curve` of `evaluate_checkpoint`: thresholds 0.00, 0.01, ... 0.99.
+        confidence: The threshold that was asked for, 0..1; shown to two decimals among the others.
+    """
     shown = {0, 50, 75, 90, 95, 99, min(99, round(100 * confidence))}
     rows = [
-        (f"{row['threshold']:.2f}", percent(row["coverage"]), percent(row["specificity"]), percent(row["accuracy"]))
+        (
+            f"{row['threshold']:.2f}",
+            format_percent(row["coverage"]),
+            format_percent(row["specificity"]),
+            format_percent(row["accuracy"]),
+        )
         for number, row in enumerate(curve)
         if number in shown
     ]
-    columns = ("threshold", "pixels with a node %", "levels that they get %", "right %")
-    console.table("back-off, over pixels labelled with a leaf", columns, rows, right=(0, 1, 2, 3))
+    columns = ("threshold", "pixels with a class %", "levels decided %", "correct %")
+    console.table("back-off, over pixels labeled with a leaf", columns, rows, right=(0, 1, 2, 3))
 
 
-def percent(fraction: float | None) -> str:
-    """A fraction as per cent with one decimal, "-" where there is none."""
-    return "-" if fraction is None else f"{100 * fraction:.1f}"
+def format_percent(fraction: float | None, decimals: int = 1) -> str:
+    """Format a fraction in per cent.
+
+    Args:
+        fraction: A number in 0..1, or None.
+        decimals: Digits after the point.
+
+    Returns:
+        Text such as "43.5", or "-" for None.
+    """
+    return "-" if fraction is None else f"{100 * fraction:.{decimals}f}"
 
 
-def number(value: float | None) -> str:
-    """A number with three decimals, "-" where there is none."""
+def format_number(value: float | None) -> str:
+    """Format a number with three decimals.
+
+    Args:
+        value: Any number, or None.
+
+    Returns:
+        Text such as "0.670", or "-" for None.
+    """
     return "-" if value is None else f"{value:.3f}"

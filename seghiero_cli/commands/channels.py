@@ -1,33 +1,39 @@
-"""`seghiero channels`: what a backbone hands to a head, stage by stage."""
+"""`seghiero channels`: the channels and strides of a backbone's four feature maps."""
 
 from __future__ import annotations
 
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seghiero_cli import console
 from seghiero_core.errors import CheckFailed, UsageError, nearest
-from seghiero_core.registry import BACKBONES, BackboneEntry
+
+if TYPE_CHECKING:
+    from seghiero_core.registry import BackboneEntry
 
 EXAMPLE = "Example: seghiero channels convnext --variant tiny --verify"
 
 
 def channels(
-    type_: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="A backbone; all when left out.")] = None,
+    type_: Annotated[str | None, typer.Argument(metavar="TYPE", help="A backbone. Default: all.")] = None,
     depth: Annotated[str | None, typer.Option(help="Only this depth.")] = None,
     variant: Annotated[str | None, typer.Option(help="Only this variant.")] = None,
-    config: Annotated[Path | None, typer.Option(help="The backbone of this config.")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Build the network, run it and compare.")] = False,
+    config: Annotated[Path | None, typer.Option(help="Use the backbone of this config.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Build the network, compare its output, and try every head.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Print the channels and strides of C1 to C4, without building anything."""
+    """Print the channels and strides of C1 to C4, without building the network."""
+    from seghiero_core.registry import BACKBONES
+
     options: dict[str, Any] = {}
     if config is not None:
         if type_ or depth or variant:
-            raise UsageError("channels: give either --config or a TYPE with --depth or --variant, not both.")
+            raise UsageError("channels: give either --config, or TYPE with --depth or --variant, not both.")
         from seghiero_core.config.loading import load_config
 
         options = load_config(config).backbone.model_dump()
@@ -35,7 +41,7 @@ def channels(
         options.pop("pretrained")
         chosen = [(entry, str(options.pop(entry.selector, entry.default)))]
     else:
-        entries = [BACKBONES.get(type_)] if type_ else _having(depth, variant)
+        entries = [BACKBONES.get(type_)] if type_ else _matching(depth, variant)
         chosen = [(entry, name) for entry in entries for name in _chosen(entry, depth, variant)]
     rows = [_row(entry, name, options) for entry, name in chosen]
     if verify:
@@ -57,35 +63,37 @@ def channels(
             ],
             (2, 3, 4, 5),
         )
-    faults = []
-    for row in rows:
-        name = f"{row['type']} {row.get('depth', row.get('variant'))}"
-        faults += [f"{name}: {fault}" for fault in row.get("faults", ())]
-        heads = row.get("heads", {})
-        if row.get("faults"):  # what the heads say then is but an echo
-            faults += [f"{name}: {shapes}" for shapes in row["shapes"]]
-            accepting = ", ".join(head for head, why in heads.items() if not why)
-            faults.append(f"{name}: heads that take it as it is: {accepting or 'none'}")
-        else:
-            faults += [f"{name}: the head {head} refuses it: {why}" for head, why in heads.items() if why]
+    if not verify:
+        return
+    faults = [fault for row in rows for fault in _fault_lines(row)]
     if faults:
         raise CheckFailed("\n".join(faults))
-    if verify:
-        console.note("verified: each network's features have these channels and strides, and every head takes them")
+    console.note("Verified: all feature maps have these channels and strides, and every head accepts them.")
 
 
-def _having(depth: str | None, variant: str | None) -> list[BackboneEntry]:
-    """The backbones that have the depth or variant, all where neither is given. Raises UsageError where none has it."""
+def _fault_lines(row: dict[str, Any]) -> list[str]:
+    name = f"{row['type']} {row.get('depth', row.get('variant'))}"
+    if not row["faults"]:
+        return [f"{name}: head {head} fails: {reason}" for head, reason in row["heads"].items() if reason]
+    lines = [f"{name}: {text}" for text in (*row["faults"], *row["shapes"])]
+    accepting = ", ".join(head for head, reason in row["heads"].items() if not reason)
+    return [*lines, f"{name}: heads that accept it as it is: {accepting or 'none'}"]
+
+
+def _matching(depth: str | None, variant: str | None) -> list[BackboneEntry]:
+    """Return the backbones with that depth or variant; all if neither is given. Raises UsageError if there are none."""
+    from seghiero_core.registry import BACKBONES
+
     entries = [BACKBONES.get(name) for name in BACKBONES.names()]
     given = {selector: name for selector, name in (("depth", depth), ("variant", variant)) if name is not None}
     if len(given) > 1:
-        raise UsageError("channels: no backbone is chosen by both --depth and --variant; give one of them.")
+        raise UsageError("channels: no backbone has both a depth and a variant; give either --depth or --variant.")
     for selector, name in given.items():
         entries = [entry for entry in entries if entry.selector == selector]
         known = [each for entry in entries for each in entry.variants]
         if name not in known:
             raise UsageError(
-                f"channels: no backbone has the {selector} '{name}'.{nearest(name, known)} Known: {', '.join(known)}."
+                f"channels: no backbone has {selector} '{name}'.{nearest(name, known)} Known: {', '.join(known)}."
             )
         entries = [entry for entry in entries if name in entry.variants]
     return entries
@@ -96,7 +104,7 @@ def _chosen(entry: BackboneEntry, depth: str | None, variant: str | None) -> lis
     name = given.pop(entry.selector, None)
     for other, value in given.items():
         if value is not None:
-            raise UsageError(f"channels: {entry.name} is chosen by --{entry.selector}, it has no --{other}.")
+            raise UsageError(f"channels: {entry.name} has no {other}; use --{entry.selector}.")
     if name is None:
         return list(entry.variants)
     entry.check_variant(name)

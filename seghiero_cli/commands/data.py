@@ -1,4 +1,4 @@
-"""`seghiero data`: look at a data set before training on it, and bring colour masks into shape."""
+"""`seghiero data`: inspect a data set before training, and convert color masks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import typer
 
 from seghiero_cli import console
 from seghiero_cli.progress import Progress
+from seghiero_cli.tables import format_percent
+from seghiero_core.errors import UsageError, shorten
 
 CHECK_EXAMPLE = "Example: seghiero data check cfg.yaml"
 STATS_EXAMPLE = "Example: seghiero data stats cfg.yaml --json"
 PREVIEW_EXAMPLE = "Example: seghiero data preview cfg.yaml --augmented --out preview.png"
 CONVERT_EXAMPLE = "Example: seghiero data convert cfg.yaml LabeledApproved_full masks --ignore 0,0,0"
 
-app = typer.Typer(no_args_is_help=True, help="A data set before training: check, stats, preview, convert.")
+app = typer.Typer(
+    no_args_is_help=True, help="Inspect a data set before training, and convert color masks.", epilog=CHECK_EXAMPLE
+)
 
 Cfg = Annotated[Path, typer.Argument(metavar="CFG", help="A config's YAML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -23,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 @app.command("check", epilog=CHECK_EXAMPLE)
 def check(cfg: Cfg, as_json: Json = False) -> None:
-    """Decode every image and mask of every split, and tell all faults together (exit code 3)."""
+    """Decode every image and mask of every split, and report all faults together (exit code 3)."""
     stats = _stats(cfg)
     splits = stats["splits"]
     absent = {
@@ -31,20 +35,20 @@ def check(cfg: Cfg, as_json: Json = False) -> None:
         for name, split in splits.items()
     }
     if as_json:
-        facts = ("images", "sizes", "ignored")
+        keys = ("images", "sizes", "ignored")
         console.result_json(
-            {name: {key: split[key] for key in facts} | {"absent": absent[name]} for name, split in splits.items()}
+            {name: {key: split[key] for key in keys} | {"absent": absent[name]} for name, split in splits.items()}
         )
         return
     for name, split in splits.items():
         console.result(f"ok   {name}: {_summary(split)}")
         if absent[name]:
-            console.result(f"     no pixel of {', '.join(absent[name])}")
+            console.result(f"     classes without a pixel: {', '.join(absent[name])}")
 
 
 @app.command("stats", epilog=STATS_EXAMPLE)
 def stats(cfg: Cfg, as_json: Json = False) -> None:
-    """Print the pixels of every class in every split, level by level, and the class weights that follow."""
+    """Print each class's share of pixels in every split, level by level, and the class weights computed from them."""
     document = _stats(cfg)
     if as_json:
         console.result_json(document)
@@ -54,9 +58,13 @@ def stats(cfg: Cfg, as_json: Json = False) -> None:
         rows = []
         for i, entry in enumerate(level["classes"]):
             shares = [split["levels"][number]["classes"][i]["share"] for split in splits.values()]
-            of_leaf = [f"{weight[entry['name']]:.2f}" for weight in weights.values()] if number == 0 else []
-            rows.append([entry["name"], *(f"{100 * share:.2f}" for share in shares), *of_leaf])
-        columns = ["class", *(f"{name} %" for name in splits), *(weights if number == 0 else [])]
+            row = [entry["name"], *(format_percent(share, 2) for share in shares)]
+            if number == 0:
+                row += [f"{weight[entry['name']]:.2f}" for weight in weights.values()]
+            rows.append(row)
+        columns = ["class", *(f"{name} %" for name in splits)]
+        if number == 0:
+            columns += [f"weight, {method}" for method in weights]
         console.table(level["name"], columns, rows, right=range(1, len(columns)))
     for name, split in splits.items():
         console.result(f"{name}: {_summary(split)}")
@@ -66,11 +74,11 @@ def stats(cfg: Cfg, as_json: Json = False) -> None:
 def preview(
     cfg: Cfg,
     split: Annotated[str, typer.Option(help="train, val or test.")] = "train",
-    count: Annotated[int, typer.Option(min=1, help="Samples, evenly spread over the split.")] = 8,
+    count: Annotated[int, typer.Option(min=1, help="Number of samples, evenly spread over the split.")] = 8,
     augmented: Annotated[
-        bool, typer.Option("--augmented", help="As training gets them: scaled, cropped, flipped, jittered.")
+        bool, typer.Option("--augmented", help="Show them as in training: scaled, cropped, flipped, jittered.")
     ] = False,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The picture.")] = Path("preview.png"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The picture to write.")] = Path("preview.png"),
 ) -> None:
     """Draw samples with their labels at every level."""
     from seghiero_core.config.loading import load_config
@@ -85,14 +93,14 @@ def preview(
 @app.command("convert", epilog=CONVERT_EXAMPLE)
 def convert(
     cfg: Cfg,
-    source: Annotated[Path, typer.Argument(metavar="MASKS", help="A folder of masks painted in colours.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the masks of label values.")],
+    source: Annotated[Path, typer.Argument(metavar="MASKS", help="A folder of color masks.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the converted masks.")],
     ignore: Annotated[
-        list[str] | None, typer.Option(metavar="R,G,B", help="A colour to ignore in training; repeatable.")
+        list[str] | None, typer.Option(metavar="R,G,B", help="A color to map to the ignore value; repeatable.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn colour masks into masks of label values, by the colours of `classes` (a preset's or `classes.colors`)."""
+    """Convert color masks to label values, using the colors of `classes` (its preset's, or `classes.colors`)."""
     from seghiero_core.config.loading import load_config
     from seghiero_core.data.convert import convert_masks, values_of_colors
 
@@ -106,7 +114,7 @@ def convert(
     if as_json:
         console.result_json({"masks": len(written), "out": str(out), "colors": len(values)})
         return
-    console.result(f"{len(written)} masks -> {out}")
+    console.result(f"{console.plural(len(written), 'mask')} -> {out}")
 
 
 def _stats(cfg: Path) -> dict[str, Any]:
@@ -120,14 +128,14 @@ def _stats(cfg: Path) -> dict[str, Any]:
 
 
 def _summary(split: dict[str, Any]) -> str:
-    sizes = [f"{size['height']}x{size['width']} ({size['images']})" for size in split["sizes"][:3]]
-    more = f" and {len(split['sizes']) - 3} more sizes" if len(split["sizes"]) > 3 else ""
-    return f"{split['images']} images of {', '.join(sizes)}{more} px (HxW); {100 * split['ignored']:.2f} % ignored"
+    sizes = [f"{size['height']}x{size['width']}" for size in split["sizes"]]
+    if len(sizes) > 1:
+        sizes = [f"{size} ({entry['images']})" for size, entry in zip(sizes, split["sizes"], strict=True)]
+    images = console.plural(split["images"], "image")
+    return f"{images} of {shorten(sizes)} px (HxW), {format_percent(split['ignored'], 2)} % of the pixels ignored"
 
 
 def _color(text: str) -> tuple[int, int, int]:
-    from seghiero_core.errors import UsageError
-
     parts = text.split(",")
     if len(parts) != 3 or not all(part.strip().isdigit() and int(part) < 256 for part in parts):
         raise UsageError(f"--ignore {text}: expected three whole numbers from 0 to 255, such as 0,0,0.")

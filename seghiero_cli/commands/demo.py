@@ -1,4 +1,4 @@
-"""`seghiero demo`: the whole way, from data to pictures of predictions, on any machine in a few minutes."""
+"""`seghiero demo`: from data to pictures of predictions, on any machine in a few minutes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ EXAMPLE = "Example: seghiero demo my-demo"
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="The folder to write.")] = Path("seghiero-demo"),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to create.")] = Path("seghiero-demo"),
 ) -> None:
-    """Write the starter folder, then train, evaluate and predict on it with the real commands."""
+    """Create the starter project, then train, evaluate and predict on it with the commands you would type."""
     from seghiero_cli.commands.eval import evaluate
     from seghiero_cli.commands.init import init
     from seghiero_cli.commands.predict import predict
     from seghiero_cli.commands.train import train
     from seghiero_core.config.loading import load_config
 
-    _typed(f"seghiero init {folder}")
+    _print_command(f"seghiero init {folder}")
     init(folder)
     cfg = folder / "cfg.yaml"
     config = load_config(cfg)
@@ -30,15 +30,15 @@ def demo(
     pictures = folder / "predictions"
     images = folder / config.dataset.val.images.relative_to(folder.resolve())
 
-    _typed(f"seghiero train {cfg}")
+    _print_command(f"seghiero train {cfg}")
     train(cfg)
-    _typed(f"seghiero eval {run}")
+    _print_command(f"seghiero eval {run}")
     evaluate(run)
-    _typed(f"seghiero predict {run} {images} --out {pictures}")
+    _print_command(f"seghiero predict {run} {images} --out {pictures}")
     predict(run, [str(images)], out=pictures)
-    console.result(f"\nTruth beside prediction: {run / 'validation.png'}\nEvery prediction: {pictures}")
-    console.result(f"Now edit {cfg}: another backbone or head is one line. See: seghiero list-backbones, list-heads")
+    console.result(f"\nTruth and prediction side by side: {run / 'validation.png'}\nAll predictions: {pictures}")
+    console.result(f"Next: edit {cfg}. Another backbone or head is one line: seghiero list-backbones, list-heads.")
 
 
-def _typed(command: str) -> None:
+def _print_command(command: str) -> None:
     console.result(f"\n$ {command}")

@@ -1,4 +1,4 @@
-"""`seghiero doctor`: is this machine ready to train, and if not, what to do."""
+"""`seghiero doctor`: check whether this machine is ready to train, and say how to fix what is not."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ EXAMPLE = "Example: seghiero doctor cfg.yaml"
 
 def doctor(
     cfg: Annotated[
-        Path | None, typer.Argument(metavar="[CFG]", help="A config whose data, device and folders to look at.")
+        Path | None, typer.Argument(metavar="CFG", help="A config whose data, device and folders to check.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON document.")] = False,
 ) -> None:
-    """Look over versions, devices, memory, caches, write access and the loader. Exit code 5 if something is wrong."""
+    """Check versions, devices, memory, caches, write access and loader speed. Exit code 5 if something needs fixing."""
     from seghiero_core.doctor import examine
     from seghiero_core.errors import CheckFailed
 
@@ -34,4 +34,4 @@ def doctor(
         console.result_json([asdict(finding) for finding in findings])
     wrong = [finding.name for finding in findings if finding.advice]
     if wrong:
-        raise CheckFailed(f"{len(wrong)} of {len(findings)} need attention: {', '.join(wrong)}.")
+        raise CheckFailed(f"{len(wrong)} of {len(findings)} checks failed: {', '.join(wrong)}.")

@@ -1,4 +1,4 @@
-"""`seghiero export`: a checkpoint as one file, checked against the network."""
+"""`seghiero export`: write a checkpoint as one self-contained file and check it against the network."""
 
 from __future__ import annotations
 
@@ -8,39 +8,42 @@ from typing import Annotated, Any
 import typer
 
 from seghiero_cli import console
-from seghiero_cli.options import DECODE_HELP, UNDECIDED_HELP
+from seghiero_cli.options import CONFIDENCE_IN_MASKS_HELP, DECODE_HELP
 
-PT2_HELP = "Write a torch.export program instead: torch.export.load(FILE).module(check_guards=False)(images)."
 EXAMPLE = "Example: seghiero export runs/cfg --onnx --out street.onnx --json"
 
 
 def export(
     checkpoint: Annotated[
-        Path | None, typer.Argument(metavar="[CHECKPOINT]", help="A run or checkpoint; the newest run when left out.")
+        Path | None, typer.Argument(metavar="CHECKPOINT", help="A run or checkpoint. Default: the newest run.")
     ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (the default).")] = False,
-    pt2: Annotated[bool, typer.Option("--pt2", help=PT2_HELP)] = False,
+    pt2: Annotated[bool, typer.Option("--pt2", help="Write a torch.export program instead of ONNX.")] = False,
     hf: Annotated[
-        Path | None, typer.Option("--hf", metavar="DIR", help="Write a SegFormer as a folder for transformers.")
+        Path | None, typer.Option("--hf", metavar="DIR", help="Write a SegFormer as a folder for transformers instead.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The file; model.onnx or model.pt2 in the run when left out.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The file. Default: model.onnx or model.pt2 in the run."),
     ] = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision inside.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit, calibrated on the data set; ONNX only.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Compute in half precision.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Compute in 8 bits, calibrated on the data set; ONNX only.")
+    ] = False,
     input_type: Annotated[
-        str | None, typer.Option("--input", help="uint8 (when left out), or float32 with the same 0..255.")
+        str | None,
+        typer.Option("--input", help="uint8, or float32 with the same range 0..255. Default: uint8."),
     ] = None,
     outputs: Annotated[
         str | None,
-        typer.Option(help="masks (when left out): classes and confidence per level; or logits."),
+        typer.Option(help="masks: classes and confidence per level; or logits. Default: masks."),
     ] = None,
-    decode: Annotated[str | None, typer.Option(help=f"{DECODE_HELP} Left out: leaf.")] = None,
-    confidence: Annotated[float | None, typer.Option(help=UNDECIDED_HELP)] = None,
-    opset: Annotated[int | None, typer.Option(help="ONNX operator set, 18 to 23; 20 when left out.")] = None,
+    decode: Annotated[str | None, typer.Option(help=f"{DECODE_HELP} Default: leaf.")] = None,
+    confidence: Annotated[float | None, typer.Option(help=f"{CONFIDENCE_IN_MASKS_HELP} Default: never.")] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX operator set, 18 to 23. Default: 20.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Write one file that needs nothing else, and check that it gives the network's answers."""
+    """Write one self-contained file, and check that it gives the same answers as the network."""
     from seghiero_core.checkpoint import find_checkpoint
     from seghiero_core.errors import UsageError
     from seghiero_core.export.options import ExportOptions
@@ -57,18 +60,24 @@ def export(
         names = [name for name, value in flags.items() if value] + list(given)
         if names:
             refused = ", ".join("--decode" if name == "mode" else f"--{name}" for name in names)
-            raise UsageError(f"--hf writes a folder of float32 weights that gives logits; leave out {refused}.")
-    precision = "fp16" if fp16 else "int8" if int8 else "fp32"
+            raise UsageError(f"--hf always writes float32 weights that give logits; remove {refused}.")
+    precision = "fp32"
+    if fp16:
+        precision = "fp16"
+    elif int8:
+        precision = "int8"
     options = ExportOptions(format="pt2" if pt2 else "onnx", precision=precision, **given)
     folder = find_checkpoint(checkpoint)
     if checkpoint is None:
-        console.note(f"no checkpoint named: using the newest run, {folder}")
+        console.note(f"no checkpoint given: using the newest run, {folder}")
     if hf:
         from seghiero_core.export.hf import export_hf
 
         row = export_hf(folder, hf)
     else:
         row = export_checkpoint(folder, out or default_path(folder, options), options)
+        if pt2:
+            console.note(f"Load it with torch.export.load({str(row['path'])!r}).module(check_guards=False).")
     if as_json:
         console.result_json(row)
         return

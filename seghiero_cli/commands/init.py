@@ -1,4 +1,4 @@
-"""`seghiero init`: a folder to start from."""
+"""`seghiero init`: create a project to start from."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ EXAMPLE = "Example: seghiero init starter --recipe balanced"
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write; made if it isn't there.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write to; created if it doesn't exist.")],
     recipe: Annotated[
-        str | None, typer.Option(help="max-accuracy, balanced, max-speed or budget-gpu: a combination for real data.")
+        str | None,
+        typer.Option(help="Backbone and head for real data: max-accuracy, balanced, max-speed or budget-gpu."),
     ] = None,
 ) -> None:
     """Write a config and a small synthetic data set with a three-level class tree."""

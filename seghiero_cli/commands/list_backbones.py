@@ -1,4 +1,4 @@
-"""`seghiero list-backbones`: what can stand under `backbone:`."""
+"""`seghiero list-backbones`: the choices for `backbone:`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from seghiero_cli import console
-from seghiero_core.registry import BACKBONES
 
 EXAMPLE = "Example: seghiero list-backbones --json"
 
@@ -16,6 +15,8 @@ def list_backbones(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """List every backbone with its variants and the published weights it can start from."""
+    from seghiero_core.registry import BACKBONES
+
     entries = [BACKBONES.get(name) for name in BACKBONES.names()]
     if as_json:
         console.result_json(
@@ -35,5 +36,5 @@ def list_backbones(
         for entry in entries
         for i, variant in enumerate(entry.variants)
     ]
-    console.table("", ("type", "variant", "weights of `pretrained: true`"), rows)
-    console.note("Channels and strides: seghiero channels. All published tags: seghiero list-backbones --json.")
+    console.table("", ("type", "variant", "weights with `pretrained: true`"), rows)
+    console.note("Channels and strides: seghiero channels. All published weights: seghiero list-backbones --json.")

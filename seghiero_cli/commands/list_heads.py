@@ -1,4 +1,4 @@
-"""`seghiero list-heads`: what can stand under `head:`."""
+"""`seghiero list-heads`: the choices for `head:`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from seghiero_cli import console
-from seghiero_core.registry import HEADS
 
 EXAMPLE = "Example: seghiero list-heads --json"
 
@@ -15,7 +14,9 @@ EXAMPLE = "Example: seghiero list-heads --json"
 def list_heads(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """List every segmentation head; any of them takes any backbone."""
+    """List every segmentation head. Any head works with any backbone."""
+    from seghiero_core.registry import HEADS
+
     entries = [HEADS.get(name) for name in HEADS.names()]
     if as_json:
         console.result_json(
@@ -30,4 +31,5 @@ def list_heads(
             ]
         )
         return
-    console.table("", ("type", "proj_dim", "what it is"), [(e.name, str(e.proj_dim), e.summary) for e in entries], (1,))
+    rows = [(entry.name, str(entry.proj_dim), entry.summary) for entry in entries]
+    console.table("", ("type", "proj_dim", "description"), rows, right=(1,))

@@ -1,4 +1,4 @@
-"""`seghiero predict`: masks and pictures of images, from a checkpoint or an ONNX file."""
+"""`seghiero predict`: predict images with a checkpoint or an exported file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seghiero_cli import console
-from seghiero_cli.options import DECODE_HELP, UNDECIDED_HELP
+from seghiero_cli.options import CONFIDENCE_IN_MASKS_HELP, DECODE_HELP
 from seghiero_cli.progress import Progress
 
 EXAMPLE = "Example: seghiero predict runs/cfg photos/ --out predictions --tta flip --skip-existing"
@@ -16,31 +16,31 @@ EXAMPLE = "Example: seghiero predict runs/cfg photos/ --out predictions --tta fl
 
 def predict(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT|MODEL.onnx", help="A run, a checkpoint, or an exported file.")
+        Path, typer.Argument(metavar="CHECKPOINT|MODEL.onnx", help="A run, a checkpoint, or an exported ONNX file.")
     ],
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders of images, or globs.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders or glob patterns.")],
     out: Annotated[Path, typer.Option(help="The folder for the results.")] = Path("predictions"),
     tile: Annotated[
-        int | None, typer.Option(min=64, help="Side of sliding tiles, px; left out: 1024 for images above 4 MP.")
+        int | None,
+        typer.Option(min=64, help="Side of sliding tiles, px. Default: 1024 for images above 4 MP."),
     ] = None,
-    overlap: Annotated[int, typer.Option(min=1, help="What neighbouring tiles share, px.")] = 128,
-    tta: Annotated[str, typer.Option(help="Average over flip, scales, or flip,scales.")] = "",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of one size, or tiles, computed together.")] = 1,
+    overlap: Annotated[int, typer.Option(min=1, help="Overlap of neighboring tiles, px.")] = 128,
+    tta: Annotated[str, typer.Option(help="Test-time augmentation: flip, scales, or flip,scales.")] = "",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of equal size, or tiles, per batch.")] = 1,
     decode: Annotated[
-        str | None, typer.Option(help=f"{DECODE_HELP} Left out: leaf, or what the ONNX file was exported with.")
+        str | None, typer.Option(help=f"{DECODE_HELP} Default: leaf, or the mode the ONNX file was exported with.")
     ] = None,
     confidence: Annotated[
-        float | None, typer.Option(help=f"{UNDECIDED_HELP} Left out: never, or what the ONNX file was exported with.")
+        float | None,
+        typer.Option(help=f"{CONFIDENCE_IN_MASKS_HELP} Default: never, or the value the ONNX file was exported with."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also save every score, as .npz.")] = False,
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Leave out images whose results are there.")
-    ] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also save all scores as .npz.")] = False,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Skip images whose results exist.")] = False,
     max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 2_000_000_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per image.")] = False,
 ) -> None:
-    """Write an index PNG per level and an overlay for every image; classes.json says which class a number is."""
+    """Write one index PNG per level and an overlay for every image; classes.json maps numbers to class names."""
     from seghiero_core.errors import DataError
     from seghiero_core.predict.files import find_jobs, predict_files
     from seghiero_core.predict.loading import load
@@ -73,13 +73,17 @@ def predict(
                 _json_line(result)
             rate = done / max(progress.seconds, 1e-9)
             text = f"{done + skipped + len(failed)}/{len(jobs)} images, {rate:.1f} images/s"
-            progress.show(text + (f", {len(failed)} failed" if failed else ""))
+            if failed:
+                text += f", {len(failed)} failed"
+            progress.show(text)
     if done:
         write_legend(out, predictor.hierarchy, predictor.undecided)
-    summary = f"{done} of {len(jobs)} images predicted" + (f", {skipped} were there already" if skipped else "")
+    summary = f"{done} of {console.plural(len(jobs), 'image')} predicted"
+    if skipped:
+        summary += f", {skipped} skipped because their results exist"
     (console.note if as_json else console.result)(f"{summary}: {out}")
     if failed:
-        raise DataError(f"{len(failed)} of {len(jobs)} images failed:\n  " + "\n  ".join(failed))
+        raise DataError(f"{len(failed)} of {console.plural(len(jobs), 'image')} failed:\n  " + "\n  ".join(failed))
 
 
 def _json_line(result) -> None:

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from seghiero_core.config.loading import load_config
-from seghiero_core.data.loaders import Augment, SegmentationDataset
+from seghiero_core.data.loaders import SegmentationDataset
 from seghiero_core.data.samples import split_samples
 from seghiero_core.hierarchy.tree import Hierarchy
 
@@ -21,14 +21,14 @@ COLORS = {"sky": [70, 130, 180], "pole": [153, 153, 153], "road": [128, 64, 128]
 
 @pytest.fixture
 def project(starter_folder, tmp_path) -> Path:
-    """A copy of the starter that may be spoiled."""
+    """A copy of the starter that a test may damage."""
     shutil.copytree(starter_folder / "data", tmp_path / "data")
     return Path(shutil.copy(starter_folder / "cfg.yaml", tmp_path / "cfg.yaml"))
 
 
 @pytest.fixture
 def painted(tmp_path):
-    """Writes a config with `labels` and COLORS (`cfg.yaml`), and colour masks below `painted`; gives label values."""
+    """A function that writes `cfg.yaml` with `labels` and COLORS, and color masks of label values to `painted`."""
 
     def paint(labels: dict[int, str], masks: dict[str, np.ndarray], mode: str = "RGB") -> Path:
         classes = {"labels": labels, "colors": {name: COLORS[name] for name in labels.values()}, "ignore": 255}
@@ -47,9 +47,9 @@ def painted(tmp_path):
     return paint
 
 
-def test_check_tells_what_is_there(run, project):
+def test_check_reports_images_and_sizes(run, project):
     code, out, err = run("data", "check", project)
-    assert (code, err) == (0, "") and "ok   train: " in out and "ok   val: " in out and "no pixel of" not in out
+    assert (code, err) == (0, "") and "ok   train: " in out and "ok   val: " in out and "without a pixel" not in out
     facts = json.loads(run("data", "check", project, "--json")[1])
     images = list((project.parent / "data" / "train" / "images").iterdir())
     height, width = np.asarray(Image.open(images[0])).shape[:2]
@@ -57,17 +57,17 @@ def test_check_tells_what_is_there(run, project):
     assert facts["train"]["sizes"] == [{"height": height, "width": width, "images": len(images)}]
 
 
-def test_check_tells_the_faults_of_every_split_even_where_the_config_asks_for_a_fast_look(run, project):
+def test_check_reports_the_faults_of_every_split_even_if_the_config_sets_check_fast(run, project):
     project.write_text(project.read_text().replace("dataset:", "dataset:\n  check: fast", 1))
     for split in ("train", "val"):
         mask = sorted((project.parent / "data" / split / "masks").iterdir())[-1]
         Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 77)).save(mask)
     code, out, err = run("data", "check", project)
-    assert (code, out) == (3, "") and err.count("holds values that are no label: 77") == 2
+    assert (code, out) == (3, "") and err.count("has values that are not labels: 77") == 2
     assert "train: " in err and "val: " in err
 
 
-def test_stats_are_those_of_brute_force(run, project):
+def test_stats_equal_brute_force(run, project):
     config = load_config(project)
     hierarchy = Hierarchy.from_config(config.classes)
     document = json.loads(run("data", "stats", project, "--json")[1])
@@ -99,7 +99,7 @@ def test_preview_shows_labels_at_every_level(run, project, tmp_path):
         assert (page == hierarchy.colors[node]).all(axis=1).sum() > 1000
 
 
-def test_preview_of_what_training_gets(run, project, tmp_path, monkeypatch):
+def test_augmented_preview_shows_the_samples_of_training(run, project, tmp_path, monkeypatch):
     config = load_config(project)
     drawn = []
     monkeypatch.setattr(
@@ -108,15 +108,15 @@ def test_preview_of_what_training_gets(run, project, tmp_path, monkeypatch):
     )
     assert run("data", "preview", project, "--augmented", "--count", 2, "--out", tmp_path / "p.png")[0] == 0
     samples = split_samples(config.dataset, "train")
-    augment = Augment(**config.transform.model_dump(), seed=config.training.seed)
-    dataset = SegmentationDataset(samples, Hierarchy.from_config(config.classes), augment)
+    hierarchy = Hierarchy.from_config(config.classes)
+    dataset = SegmentationDataset(samples, hierarchy, config.transform, config.training.seed)
     for (image, target), index in zip(drawn, (0, len(samples) // 2), strict=True):
         expected = dataset[(0, index)]
         assert np.array_equal(image, expected["image"].permute(1, 2, 0)) and np.array_equal(target, expected["target"])
         assert target.shape == config.transform.size
 
 
-def test_preview_of_a_split_that_is_not_there(run, project):
+def test_preview_of_a_missing_split(run, project):
     code, _, err = run("data", "preview", project, "--split", "test")
     assert code == 2 and "no such split; known: train, val" in err
 
@@ -138,11 +138,11 @@ def test_converted_masks_hold_the_label_values(run, painted, tmp_path, mode, val
     assert sorted(path.name for path in out.rglob("*") if path.is_file()) == ["0.png", "1.png", "2.png"]
 
 
-def test_colours_of_no_class_are_listed_and_the_rest_is_converted(run, painted, tmp_path):
+def test_colors_of_no_class_are_listed_and_the_rest_is_converted(run, painted, tmp_path):
     cfg = painted({0: "sky", 1: "road"}, {"good.png": np.zeros((4, 5), int), "bad.png": np.full((4, 5), 255)})
     code, out, err = run("data", "convert", cfg, tmp_path / "painted", tmp_path / "masks")
     assert (code, out) == (3, "") and "1 of 2 masks were not converted" in err
-    assert "bad.png has colours of no class: 0,0,0 (20 px)" in err and "--ignore" in err
+    assert "bad.png has colors that belong to no class: 0,0,0 (20 px)" in err and "--ignore" in err
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["good.png"]
 
 
@@ -152,12 +152,13 @@ def test_what_convert_refuses(run, painted, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     for arguments, words in (
-        ((tmp_path / "nowhere", tmp_path / "o"), "is no folder"),
-        ((source, source / "o"), "is within"),
-        ((source, tmp_path / "full"), "holds files already"),
-        ((tmp_path / "full", tmp_path / "o"), "holds no mask"),
+        ((tmp_path / "nowhere", tmp_path / "o"), "is not a folder"),
+        ((source, source / "o"), "is inside"),
+        ((source, tmp_path / "full"), "is not an empty folder"),
+        ((source, tmp_path / "full" / "x"), "is not an empty folder"),
+        ((tmp_path / "full", tmp_path / "o"), "has no mask"),
         ((source, tmp_path / "o", "--ignore", "0,0"), "three whole numbers"),
-        ((source, tmp_path / "o", "--ignore", "70,130,180"), "stands for two values: 0, 255"),
+        ((source, tmp_path / "o", "--ignore", "70,130,180"), "is used for two values, 0 and 255"),
     ):
         code, out, err = run("data", "convert", cfg, *arguments)
         assert (code, out) == (2, "") and words in err, words
@@ -165,7 +166,7 @@ def test_what_convert_refuses(run, painted, tmp_path):
     del config["classes"]["colors"]
     cfg.write_text(yaml.safe_dump(config))
     code, _, err = run("data", "convert", cfg, source, tmp_path / "o")
-    assert code == 2 and "classes.colors gives no label a colour" in err
+    assert code == 2 and "classes.colors has no color of any label" in err
     Image.new("RGB", (3, 3)).save(source / "a.bmp")
     cfg = painted({0: "sky"}, {})
     code, _, err = run("data", "convert", cfg, source, tmp_path / "o")
@@ -173,7 +174,7 @@ def test_what_convert_refuses(run, painted, tmp_path):
 
 
 def test_camvid_as_it_is_published(run, tmp_path):
-    """The preset of the 32 classes has the published colours; its masks come in nothing else."""
+    """CamVid's 32 classes are published as color masks only; the preset has those colors."""
     split = "{images: images, masks: masks}"
     (tmp_path / "cfg.yaml").write_text(f"dataset: {{train: {split}, val: {split}}}\nclasses: {{preset: camvid-32}}\n")
     classes = load_config(tmp_path / "cfg.yaml").classes

@@ -1,4 +1,4 @@
-"""A hub on the loopback interface: it answers HEAD and GET as huggingface.co does, for files given as bytes."""
+"""A fake hub on the loopback interface that answers HEAD and GET requests like huggingface.co."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ COMMIT = "c0ffee" * 6 + "c0ff"
 
 
 class Hub:
-    """Repositories as {name: {file: bytes}}; a context that serves them.
+    """Serves repositories while used as a context manager.
 
-    `fault` is how it misbehaves: truncated, dropped, altered (bodies), unauthorized, gated, failing (answers).
-    `requests` lists (method, path). Large files are redirected to another host name, as the real hub redirects to
-    its CDN.
+    Files other than .json are redirected to another host name, as the real hub redirects to its CDN.
+
+    Args:
+        repositories: {name: {file: content}}.
+
+    Attributes:
+        fault: How to misbehave: "" (not at all), "truncated", "dropped" or "altered" (bodies), "unauthorized", "gated"
+            or "failing" (status codes).
+        requests: (method, path) of each request so far.
+        endpoint: URL to set as HF_ENDPOINT.
     """
 
     def __init__(self, repositories: dict[str, dict[str, bytes]]):

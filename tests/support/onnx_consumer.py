@@ -1,4 +1,4 @@
-"""Masks from an exported file as a user's own script would get them: with onnxruntime, NumPy and Pillow alone.
+"""Get masks from an exported file as a user's own script would, with only onnxruntime, NumPy and Pillow.
 
 python onnx_consumer.py MODEL.onnx IMAGE OUT_FOLDER
 """
@@ -17,7 +17,8 @@ metadata = {key: json.loads(value) for key, value in session.get_modelmeta().cus
 
 image = np.array(Image.open(image_path).convert("RGB"))
 batch = image.transpose(2, 0, 1)[None]
-results = dict(zip([output.name for output in session.get_outputs()], session.run(None, {"image": batch}), strict=True))
+names = [output.name for output in session.get_outputs()]
+results = dict(zip(names, session.run(names, {"image": batch}), strict=True))
 
 Path(out).mkdir(parents=True, exist_ok=True)
 for level in metadata["levels"]:

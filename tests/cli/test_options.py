@@ -96,7 +96,7 @@ def test_a_file_backs_off_as_the_checkpoint_does(backing_off, tiny_run, image):
     ("classes", "ignore", "expected"),
     [(4, 255, 255), (4, 4, 4), (4, 0, 255), (4, 999, 255), (255, 255, 255), (256, 255, 65535), (300, 999, 999)],
 )
-def test_what_stands_for_undecided_is_no_class(classes, ignore, expected):
+def test_the_undecided_value_is_no_class(classes, ignore, expected):
     first = 1 if ignore == 0 else 1000
     labels = {first + i: f"c{i}" for i in range(classes)}
     assert undecided_id(Hierarchy.from_config({"labels": labels, "ignore": ignore})) == expected
@@ -119,7 +119,7 @@ def test_many_classes_are_written_in_16_bits(tmp_path):
     assert (leaf[:4] == 255).all() and (leaf[4:] == 256).all() and (group == 1).all()
 
 
-def test_eval_measures_the_threshold_and_shows_what_others_would_do(run, tiny_run):
+def test_eval_measures_the_threshold_and_shows_others(run, tiny_run):
     code, out, err = run("eval", tiny_run, "--device", "cpu", "--confidence", THRESHOLD, "--json")
     assert code == 0, err
     backed, plain = json.loads(out), evaluate_checkpoint(tiny_run / "best", device="cpu")
@@ -143,10 +143,10 @@ def test_eval_leaves_the_background_out_of_a_second_mean(run, tiny_run):
         kept = [entry["iou"] for entry in level["classes"] if entry["name"] != "sky" and entry["iou"] is not None]
         assert level["miou_without_background"] == pytest.approx(np.mean(kept))
     code, out, err = run("eval", tiny_run, "--device", "cpu", "--background", "skye")
-    assert (code, out) == (2, "") and "no class 'skye'. Did you mean 'sky'?" in err
+    assert (code, out) == (2, "") and "unknown class 'skye'. Did you mean 'sky'?" in err
 
 
-def test_half_precision_is_left_to_the_devices_that_have_it(run, starter_folder):
+def test_a_run_in_half_precision_is_evaluated_on_the_cpu(run, starter_folder):
     overrides = [*TINY, "output.name=half", "training.precision=fp16"]
     folder = save_untrained(starter_folder / "cfg.yaml", overrides).run_dir
     code, out, err = run("eval", folder, "--device", "cpu", "--json")
@@ -156,14 +156,14 @@ def test_half_precision_is_left_to_the_devices_that_have_it(run, starter_folder)
 
 @pytest.mark.parametrize("command", ["eval", "predict", "export"])
 @pytest.mark.parametrize("value", ["1.5", "-0.1", "nan"])
-def test_a_threshold_that_is_none_is_a_usage_error(run, tiny_run, image, tmp_path, command, value):
+def test_an_invalid_threshold_is_a_usage_error(run, tiny_run, image, tmp_path, command, value):
     words = {"eval": [], "predict": [image, "--out", tmp_path / "o"], "export": ["--out", tmp_path / "o"]}[command]
     code, out, err = run(command, tiny_run, *words, f"--confidence={value}")
-    assert (code, out) == (2, "") and "give a number from 0 to 1" in err and not (tmp_path / "o").exists()
+    assert (code, out) == (2, "") and "must be a number from 0 to 1" in err and not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize("command", ["eval", "predict", "export"])
-def test_help_says_the_decodings_without_torch(command):
+def test_help_lists_the_decodings_without_torch(command):
     code = (
         f"import sys, runpy; sys.argv = ['seghiero', '{command}', '--help']\n"
         "try: runpy.run_module('seghiero_cli', run_name='__main__')\n"
