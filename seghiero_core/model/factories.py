@@ -227,7 +227,7 @@ def build_trained_model(config: Any, num_classes: int, tensors: Mapping[str, Ten
 
 def _section(config: Any, name: str) -> Mapping[str, Any]:
     """Return a section of a config with its defaults filled in."""
-    if isinstance(config, Config):
+    if hasattr(config, name):
         return getattr(config, name).model_dump()
     if not isinstance(config, Mapping):
         raise UsageError(f"expected a loaded config or a dict with its sections, found {config!r}; see load_config.")

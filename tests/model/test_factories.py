@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from seghiero_core.errors import UsageError
 from seghiero_core.model.factories import build_model, create_head, get_statistics
 from seghiero_core.model.segmentation import SegmentationModel
 from support.processes import ENVIRONMENT
@@ -144,6 +145,15 @@ def test_config_objects_and_dicts_give_the_same():
     assert head.dropout.p == 0.3
     assert head.classifier.weight.shape == (4, 128, 1, 1)
     assert build_model(Config(), 4, embedding=False).backbone.conv1.weight.shape[0] == 64
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [("cfg.yaml", "expected a loaded config or a dict"), ({"backbon": {}}, "unknown section 'backbon'.*'backbone'")],
+)
+def test_what_is_not_a_config_is_refused(config, words):
+    with pytest.raises(UsageError, match=words):
+        build_model(config, 4)
 
 
 DDP = """

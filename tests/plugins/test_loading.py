@@ -22,6 +22,7 @@ from seghiero_core.plugins.loader import PluginLoader
 from seghiero_core.plugins.loading import current_loader, load_found_plugins, load_plugins, use_loader
 from seghiero_core.plugins.sources import GROUP
 from seghiero_core.registry import BACKBONES, HEADS
+from support.spawned import send_shapes
 
 TINY = """
 from torch import nn
@@ -215,16 +216,12 @@ def test_the_folder_hides_no_installed_module(workplace):
     assert plugin.failures == {}
 
 
-def _forward(network, queue):
-    queue.put([tuple(feature.shape) for feature in network(torch.zeros(1, 3, 64, 64))])
-
-
 def test_a_plugins_network_reaches_a_spawned_process(workplace):
     write(workplace / "seghiero_plugins" / "backbones" / "mine.py")
     load_found_plugins()
     spawn = multiprocessing.get_context("spawn")
     queue = spawn.Queue()
-    child = spawn.Process(target=_forward, args=(create_backbone({"backbone": {"type": "mine"}}), queue))
+    child = spawn.Process(target=send_shapes, args=(create_backbone({"backbone": {"type": "mine"}}), queue))
     child.start()
     assert queue.get(timeout=120) == [(1, 4, 16, 16), (1, 8, 8, 8), (1, 12, 4, 4), (1, 16, 2, 2)]
     child.join()

@@ -72,7 +72,7 @@ def test_advice_for_too_little_memory_comes_in_order_and_leaves_out_what_is_done
     assert "gradient_checkpointing" not in advice(run)
     assert "bf16" not in advice(run)
 
-    def no_memory(*_):
+    def no_memory(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(HierarchicalLoss, "__call__", no_memory)
