@@ -189,7 +189,7 @@ def find_checkpoint(path: str | Path | None, runs: Path = Path("runs")) -> Path:
         The checkpoint folder, which may be a link.
 
     Raises:
-        UsageError: When there is none.
+        UsageError: When no checkpoint is found.
     """
     path = _newest_run(runs) if path is None else Path(path)
     if not path.exists():
@@ -252,7 +252,7 @@ def newest_intact_checkpoint(run: Path) -> tuple[Checkpoint | None, dict[Path, s
         run: The run folder.
 
     Returns:
-        The checkpoint, None if there is none; and for each newer, damaged folder (a resolved path) what is wrong.
+        The checkpoint, or None; and for each newer, damaged folder (a resolved path) what is wrong with it.
 
     Raises:
         CheckpointError: When that checkpoint can't be used because of its plugins, format or config.

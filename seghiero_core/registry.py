@@ -173,7 +173,7 @@ class Registry:
             Its `BackboneEntry` or `HeadEntry`.
 
         Raises:
-            UsageError: When there is none; the message says which plugins are not loaded, and why.
+            UsageError: When the name is unknown; the message says which plugins are not loaded, and why.
         """
         self.load_built_ins()
         if name not in self.entries and name not in self.names():  # which loads the plugins

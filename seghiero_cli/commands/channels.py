@@ -81,7 +81,7 @@ def _fault_lines(row: dict[str, Any]) -> list[str]:
 
 
 def _matching(depth: str | None, variant: str | None) -> list[BackboneEntry]:
-    """Return the backbones with that depth or variant; all if neither is given. Raises UsageError if there are none."""
+    """Return the backbones with that depth or variant; all if neither is given. Raises UsageError if none match."""
     from seghiero_core.registry import BACKBONES
 
     entries = [BACKBONES.get(name) for name in BACKBONES.names()]

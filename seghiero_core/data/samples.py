@@ -97,7 +97,7 @@ def evenly_spaced(items: Sequence[_Item], count: int) -> list[_Item]:
         count: How many to pick, at most.
 
     Returns:
-        `count` of the items in order, or all where there are no more.
+        `count` of the items in order, or all of them if there are fewer.
     """
     if len(items) <= count:
         return list(items)

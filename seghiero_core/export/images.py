@@ -56,7 +56,7 @@ def parity_images(checkpoint: Checkpoint) -> ParityImages:
         checkpoint: The exported checkpoint.
 
     Returns:
-        Validation images near their own size, or random images at PARITY_SIZES if there are none.
+        Validation images near their own size, or random images at PARITY_SIZES if the data set is missing.
     """
     samples = evenly_spaced(available_samples(checkpoint, "val"), PARITY_IMAGES)
     if samples:

@@ -113,7 +113,7 @@ def check_loss_section(section: Mapping[str, Any], hierarchy: Hierarchy | None =
         hierarchy: The class tree; without it the lengths of lists are not checked.
 
     Returns:
-        One message per fault; empty if there is none.
+        One message per fault; an empty list for a valid section.
     """
     if not isinstance(section, Mapping):
         return [f"loss: expected a mapping such as {{preset: {DEFAULT_PRESET}}}, found {section!r}."]

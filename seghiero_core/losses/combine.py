@@ -124,7 +124,7 @@ def build_loss(
         The weighted sum of the section's losses.
 
     Raises:
-        ConfigError: With every fault of the section, or when `class_weights` needs counts and there are none.
+        ConfigError: With every fault of the section, or when `class_weights` needs `counts` and they are missing.
     """
     if faults := check_loss_section(section, hierarchy):
         raise ConfigError("\n".join(faults))

@@ -47,7 +47,7 @@ def tree_triplet(
         validate: Whether to check the target's values; on a GPU this synchronizes.
 
     Returns:
-        Scalar loss, at least 0; 0 where there is no triplet.
+        Scalar loss, at least 0; 0 if no triplet can be drawn.
 
     Raises:
         ValueError: When a shape or a target value is wrong.

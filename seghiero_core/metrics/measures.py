@@ -18,7 +18,7 @@ def ratio(part: float, whole: float) -> float | None:
         whole: How many there are.
 
     Returns:
-        The fraction, or None if there are none.
+        The fraction, or None if `whole` is 0.
     """
     return float(part) / float(whole) if whole else None
 

@@ -30,7 +30,7 @@ class BackboneReport:
         variant: The verified variant.
         expected: Shape of each stage according to the registration: (1, channels, height, width).
         found: Shape of each stage that the network returned; empty if it failed or didn't return tensors.
-        problems: One sentence per problem; empty if there are none.
+        problems: One sentence per problem; empty if the backbone passes.
         heads: For each registered head, None if it accepts the features, else the error it raised.
     """
 

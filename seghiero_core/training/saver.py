@@ -62,8 +62,8 @@ class Saver:
         """Save the steps since the last checkpoint when the block fails, and name the cause in the error.
 
         Args:
-            passes: The forward passes of the current step. Only while there are none is the state that of a whole step;
-                in the middle of a step the last checkpoint is what remains.
+            passes: The forward passes of the current step. The state is saved only while this is empty, between two
+                steps; in the middle of a step, the last checkpoint is kept.
 
         Yields:
             Nothing.
