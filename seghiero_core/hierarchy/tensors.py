@@ -67,6 +67,17 @@ class TreeTensors:
         )
 
     @cached_property
+    def information(self) -> tuple[Tensor, ...]:
+        """L tensors (C[l]) float32: 1 for a class of one leaf, 0 for one of all leaves.
+
+        A class of n of K leaves has 1 - log n / log K: the fraction of the leaf's entropy that it settles if all leaves
+        are equally likely (Goren et al., "Hierarchical Selective Classification", NeurIPS 2024).
+        """
+        total = max(len(self.hierarchy.leaves), 2)
+        sizes = (np.bincount(classes) for classes in self.hierarchy.leaf_to_level)
+        return tuple(self._tensor(1 - np.log(size) / np.log(total), torch.float32) for size in sizes)
+
+    @cached_property
     def level_nodes(self) -> tuple[Tensor, ...]:
         """L tensors (C[l]): the node of each class."""
         return tuple(self._index(level.nodes) for level in self.hierarchy.levels)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from seghiero_core.metrics.counts import CONFIDENCE_UNIT, CURVE_BINS
+from seghiero_core.metrics.counts import CONFIDENCE_UNIT, CURVE_BINS, INFORMATION_UNIT
 
 
 def ratio(part: float, whole: float) -> float | None:
@@ -24,28 +24,37 @@ def ratio(part: float, whole: float) -> float | None:
 
 
 def level_measures(
-    confusion: np.ndarray, calibration: np.ndarray, names: Sequence[str], background: str | None
+    confusion: np.ndarray,
+    calibration: np.ndarray,
+    boundary: np.ndarray,
+    names: Sequence[str],
+    background: str | None,
 ) -> dict[str, Any]:
     """Compute the measures of a level.
 
     Args:
         confusion: C,C+1 pixels by true class and predicted class + 1.
-        calibration: 3,ECE_BINS pixels, right ones and summed confidence.
+        calibration: C,3,ECE_BINS pixels, right ones and summed confidence, by predicted class.
+        boundary: 3,C common, true and predicted pixels near contours.
         names: The names of the C classes.
         background: The class that a second mean leaves out. None: no second mean.
 
     Returns:
-        `miou`, `pixel_accuracy`, `ece`, `classes`, and with `background` also `miou_without_background`.
+        `miou`, `boundary_miou`, `pixel_accuracy`, `ece`, `classes`, and with `background` also
+        `miou_without_background`.
     """
     pixels, predicted, hits = confusion.sum(axis=1), confusion[:, 1:].sum(axis=0), confusion[:, 1:].diagonal()
     ious = [ratio(hit, total) for hit, total in zip(hits, pixels + predicted - hits, strict=True)]
+    common, true_near, predicted_near = boundary
+    boundary_ious = [ratio(*pair) for pair in zip(common, true_near + predicted_near - common, strict=True)]
     measures = {
         "miou": _mean(ious),
+        "boundary_miou": _mean(boundary_ious),
         "pixel_accuracy": ratio(hits.sum(), pixels.sum()),
-        "ece": _calibration_error(calibration),
+        "ece": _calibration_error(calibration.sum(axis=0)),
         "classes": [
-            {"name": name, "iou": iou, "pixels": int(count)}
-            for name, iou, count in zip(names, ious, pixels, strict=True)
+            {"name": name, "iou": iou, "boundary_iou": near, "ece": _calibration_error(bins), "pixels": int(count)}
+            for name, iou, near, bins, count in zip(names, ious, boundary_ious, calibration, pixels, strict=True)
         ],
     }
     if background is not None:
@@ -85,15 +94,16 @@ def threshold_curve(curve: np.ndarray) -> list[dict[str, float | None]]:
     """Compute what each threshold on the confidence would do.
 
     Args:
-        curve: L,2,2,CURVE_BINS pixels, as `Counts.add_curve` describes.
+        curve: L,2,3,CURVE_BINS pixels and information, as `Counts.add_curve` describes.
 
     Returns:
         One row per threshold; see `Metrics.back_off_curve`.
     """
     levels = len(curve)
     reached = curve[..., ::-1].cumsum(axis=-1)[..., ::-1]  # pixels whose best score is at least the threshold
-    stops = reached[:, 0] - reached[:, 1]  # L,(wrong, right),CURVE_BINS pixels that stop at a level
-    total = curve[0, 0].sum()
+    stops = reached[:, 0] - reached[:, 1]  # L,(wrong, right, information),CURVE_BINS of those that stop at a level
+    information = stops[:, 2].sum(axis=0) / INFORMATION_UNIT
+    stops, total = stops[:, :2], curve[0, 0, :2].sum()
     covered, right = stops.sum(axis=(0, 1)), stops[:, 1].sum(axis=0)
     depth = (stops.sum(axis=1) * (levels - np.arange(levels))[:, None]).sum(axis=0)
     return [
@@ -101,10 +111,31 @@ def threshold_curve(curve: np.ndarray) -> list[dict[str, float | None]]:
             "threshold": i / CURVE_BINS,
             "coverage": ratio(covered[i], total),
             "specificity": ratio(depth[i], covered[i] * levels),
+            "information": ratio(information[i], total),
             "accuracy": ratio(right[i], covered[i]),
         }
         for i in range(CURVE_BINS)
     ]
+
+
+def risk_coverage_area(rows: Sequence[Mapping[str, float | None]]) -> float | None:
+    """Compute the area under the curve of risk (the fraction of wrong answers) over coverage, by trapezoids.
+
+    Coverage is `information`, so a coarse class counts as part of an answer, as in Goren et al., "Hierarchical
+    Selective Classification" (NeurIPS 2024). Below the least coverage of the rows the risk is that of their last
+    answer.
+
+    Args:
+        rows: What `threshold_curve` returns.
+
+    Returns:
+        The area in 0..1, lower is better; None where nothing was counted.
+    """
+    points = sorted((row["information"], 1 - row["accuracy"]) for row in rows if row["accuracy"] is not None)
+    if not points:
+        return None
+    coverage, risk = np.array([(0.0, points[0][1]), *points]).T
+    return float((np.diff(coverage) * (risk[1:] + risk[:-1]) / 2).sum())
 
 
 def _calibration_error(calibration: np.ndarray) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,13 @@ from seghiero_core.decode import Decoded, back_off
 from seghiero_core.errors import nearest
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.metrics.counts import Counts
-from seghiero_core.metrics.measures import level_measures, most_confused, ratio, threshold_curve
+from seghiero_core.metrics.measures import (
+    level_measures,
+    most_confused,
+    ratio,
+    risk_coverage_area,
+    threshold_curve,
+)
 from seghiero_core.metrics.predictions import valid_pixels
 
 
@@ -89,7 +96,8 @@ class Metrics:
     ) -> None:
         """Count a batch.
 
-        Maps are tensors or arrays of integers, of the same shape as the target: B,H,W, or any other.
+        Maps are tensors or arrays of integers, of the same shape as the target: B,H,W, or any other. A target of one
+        dimension has no contours and doesn't count for boundary IoU.
 
         Args:
             prediction: What `decode` returns; or one map of leaves (positions in `hierarchy.leaves`), from which the
@@ -106,7 +114,7 @@ class Metrics:
                 the tree nor ignored, when maps aren't integers or are not one per level, or when there is a threshold
                 and the prediction has no confidences.
         """
-        ids, scores, label = valid_pixels(prediction, target, self.hierarchy, ignore_index)
+        ids, scores, label, valid = valid_pixels(prediction, target, self.hierarchy, ignore_index)
         self._counts.values = self._counts.values.to(label.device)
         if scores is not None:
             self._counts.add_curve(ids, scores, label)
@@ -115,6 +123,8 @@ class Metrics:
                 raise ValueError("a threshold needs a prediction with confidences, from `decode`; these are maps")
             ids = torch.stack(back_off(Decoded(tuple(ids), tuple(scores)), confidence).ids)
         self._counts.add_predictions(ids, label)
+        if valid.ndim > 1:
+            self._counts.add_boundaries(ids, label, valid)
         if scores is not None:
             self._counts.add_calibration(ids, scores, label)
 
@@ -124,17 +134,22 @@ class Metrics:
         Returns:
             Plain values; fractions are in 0..1, and None where there is nothing to measure.
 
-            - `levels`: for each level, finest first: `name`, `miou`, `pixel_accuracy`, `ece` (expected calibration
-              error; None without confidences), `classes` (`name`, `iou` and number of true `pixels`), and with a
-              background also `miou_without_background`. A class that is neither in the truth nor predicted has an IoU
-              of None and isn't part of the mean.
+            - `levels`: for each level, finest first: `name`, `miou`, `boundary_miou` (of the pixels near contours
+              alone, see `boundary_band`), `pixel_accuracy`, `ece` (expected calibration error; None without
+              confidences), `classes` (`name`, `iou`, `boundary_iou`, `ece` of the pixels predicted as the class, and
+              number of true `pixels`), and with a background also `miou_without_background`. A class that is neither
+              in the truth nor predicted has an IoU of None and isn't part of the mean.
             - `pixels`: the number of valid pixels.
             - `consistency`: the fraction of pixels at which every level is the parent of the finer one.
             - `full_path_accuracy`: the fraction of pixels that are right at every level that has a label.
             - `mean_tree_distance`: the mean number of edges from the prediction to the label.
             - `mean_tree_distance_of_mistakes`: the same over wrong pixels alone.
+            - `mistakes_by_common_ancestor`: the fraction of the wrong pixels whose prediction and label have their
+              lowest common ancestor at depth 0 (the root), 1, ...: a mistake deep in the tree is a mild one. A class
+              above the label is not a mistake.
         """
         valid, consistent, path_right, mistaken, distance = self._counts.part("pixels").tolist()
+        by_depth = self._counts.part("common_ancestor").tolist()
         return {
             "levels": [self._level(number) for number in range(len(self.hierarchy.levels))],
             "pixels": valid,
@@ -142,7 +157,25 @@ class Metrics:
             "full_path_accuracy": ratio(path_right, valid),
             "mean_tree_distance": ratio(distance, valid),
             "mean_tree_distance_of_mistakes": ratio(distance, mistaken),
+            "mistakes_by_common_ancestor": [ratio(count, sum(by_depth)) for count in by_depth],
         }
+
+    def confusion(self, level: int = 0) -> np.ndarray:
+        """Return the confusion matrix of a level.
+
+        Args:
+            level: Position in `hierarchy.levels`; 0 is the leaves.
+
+        Returns:
+            C,C+1 int64 pixels by true class and predicted class + 1; column 0 counts predictions that backed off.
+
+        Raises:
+            ValueError: When there is no such level.
+        """
+        levels = len(self.hierarchy.levels)
+        if not 0 <= level < levels:
+            raise ValueError(f"level must be from 0 (the leaves) to {levels - 1}, found {level}")
+        return self._counts.part(f"confusion{level}").cpu().numpy()
 
     def worst_confusions(self, level: int = 0, top: int = 10) -> list[dict[str, Any]]:
         """List the pairs of classes of a level that are confused most.
@@ -157,11 +190,7 @@ class Metrics:
         Raises:
             ValueError: When there is no such level.
         """
-        levels = len(self.hierarchy.levels)
-        if not 0 <= level < levels:
-            raise ValueError(f"level must be from 0 (the leaves) to {levels - 1}, found {level}")
-        confusion = self._counts.part(f"confusion{level}").cpu().numpy()
-        return most_confused(confusion, self.hierarchy.level_names(level), top)
+        return most_confused(self.confusion(level), self.hierarchy.level_names(level), top)
 
     def back_off_curve(self) -> list[dict[str, float | None]]:
         """Compute what a threshold on the confidence would do, over pixels that are labeled with a leaf.
@@ -170,13 +199,24 @@ class Metrics:
 
         Returns:
             For thresholds of 0, 0.01, ... 0.99: `threshold`; `coverage`, the fraction of pixels that get any class;
-            `specificity`, the mean fraction of levels that these get (1 for a leaf); `accuracy`, the fraction of these
-            whose deepest class is right. None where there is nothing to count.
+            `specificity`, the mean fraction of levels that these get (1 for a leaf); `information`, the mean over all
+            pixels of how far their class narrows down the leaf (1 for a leaf, 0 for no class, see
+            `TreeTensors.information`); `accuracy`, the fraction of the covered pixels whose deepest class is right.
+            None where there is nothing to count.
         """
         return threshold_curve(self._counts.part("curve").cpu().numpy())
 
+    def back_off_area(self) -> float | None:
+        """Compute the area under the risk-coverage curve of the thresholds, see `risk_coverage_area`.
+
+        Returns:
+            The area in 0..1, lower is better; None where nothing was counted.
+        """
+        return risk_coverage_area(self.back_off_curve())
+
     def _level(self, number: int) -> dict[str, Any]:
-        confusion = self._counts.part(f"confusion{number}").cpu().numpy()
-        calibration = self._counts.part("calibration")[number].cpu().numpy()
-        measures = level_measures(confusion, calibration, self.hierarchy.level_names(number), self.background)
+        calibration = self._counts.part(f"calibration{number}").cpu().numpy()
+        boundary = self._counts.part(f"boundary{number}").cpu().numpy()
+        names = self.hierarchy.level_names(number)
+        measures = level_measures(self.confusion(number), calibration, boundary, names, self.background)
         return {"name": self.hierarchy.levels[number].name, **measures}

@@ -17,7 +17,7 @@ from seghiero_core.hierarchy.tree import Hierarchy
 
 def valid_pixels(
     prediction: Any, target: Any, hierarchy: Hierarchy, ignore_index: int
-) -> tuple[Tensor, Tensor | None, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Select the pixels that count, and check them.
 
     Args:
@@ -28,7 +28,7 @@ def valid_pixels(
 
     Returns:
         L,P class numbers per level, L,P confidences (None if the prediction has none) and (P) labels of the P valid
-        pixels, all on the target's device.
+        pixels, and B,H,W bool, which pixels those are. All on the target's device.
 
     Raises:
         ValueError: When the prediction doesn't fit the tree or the target.
@@ -58,9 +58,9 @@ def valid_pixels(
             )
     if len(ids) == 1 and len(hierarchy.levels) > 1:
         tables = torch.stack(tree_tensors(hierarchy, target.device).leaf_to_level)
-        return F.pad(tables, (0, 1), value=-1)[:, ids[0]], None, label  # -1 indexes the padding
+        return F.pad(tables, (0, 1), value=-1)[:, ids[0]], None, label, valid  # -1 indexes the padding
     confidence = None if scores is None else torch.stack([score.to(target.device)[valid] for score in scores])
-    return torch.stack(ids), confidence, label
+    return torch.stack(ids), confidence, label, valid
 
 
 def _maps_of(prediction: Any, hierarchy: Hierarchy) -> tuple[Sequence[Any], Sequence[Tensor] | None]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import json
+import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +19,7 @@ from torchmetrics.functional.classification import (
 
 from seghiero_core.decode import Decoded, back_off, decode, level_scores
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
+from seghiero_core.metrics.measures import risk_coverage_area
 from seghiero_core.metrics.metrics import Metrics
 from support.trees import CAMVID, classes_of_levels, hierarchies, paths, random_target
 
@@ -72,6 +76,7 @@ def test_paths_against_counting(hierarchy, seed, threshold):
     decoded = decode(logits, hierarchy, "per_level", threshold, scores="levels")
     path, nodes_by_level = paths(hierarchy), classes_of_levels(hierarchy)
     valid = consistent = right = mistakes = distance = 0
+    by_ancestor = collections.Counter()
     for y, *ids in zip(target.flatten().tolist(), *(i.flatten().tolist() for i in decoded.ids), strict=True):
         if y == IGNORE_INDEX:
             continue
@@ -89,7 +94,10 @@ def test_paths_against_counting(hierarchy, seed, threshold):
         right += all(t is None or t == g for t, g in zip(truth, guess, strict=True))
         judged = next((g for t, g in zip(truth, guess, strict=True) if t is not None and g is not None), None)
         road = [] if judged is None else path[judged]
-        edges = len(road) + len(path[y]) - 2 * len(set(road) & set(path[y]))
+        common = len(set(road) & set(path[y]))
+        edges = len(road) + len(path[y]) - 2 * common
+        if common < len(road):
+            by_ancestor[common] += 1
         mistakes += edges > 0
         distance += edges
     result = counted(hierarchy, (decoded, target)).compute()
@@ -98,6 +106,8 @@ def test_paths_against_counting(hierarchy, seed, threshold):
     assert result["full_path_accuracy"] == pytest.approx(right / valid)
     assert result["mean_tree_distance"] == pytest.approx(distance / valid)
     assert result["mean_tree_distance_of_mistakes"] == (pytest.approx(distance / mistakes) if mistakes else None)
+    shares = [by_ancestor[depth] / by_ancestor.total() for depth in range(int(hierarchy.depths.max()))]
+    assert result["mistakes_by_common_ancestor"] == pytest.approx(shares)
 
 
 @few
@@ -118,6 +128,34 @@ def test_back_off_curve_is_what_the_thresholds_do(hierarchy, seed):
         if covered.any():
             assert row["specificity"] == pytest.approx((answered[covered] / len(ids)).double().mean().item())
             assert row["accuracy"] == pytest.approx(right[covered].double().mean().item())
+        stops = [hierarchy.levels[level].nodes[i] for level, i in zip(stop[0], ids.gather(0, stop)[0], strict=True)]
+        sizes = [sum(node in path for path in paths(hierarchy)[: len(hierarchy.leaves)]) for node in stops]
+        gained = [1 - math.log(size) / math.log(len(hierarchy.leaves)) for size in sizes]
+        assert row["information"] == pytest.approx(np.mean(gained * covered.numpy()), abs=1e-6)
+
+
+def test_area_under_risk_and_coverage():
+    rows = [(1.0, 0.7), (0.8, 0.8), (0.4, 1.0), (0.2, 1.0), (0.0, None)]
+    rows = [{"information": coverage, "accuracy": accuracy} for coverage, accuracy in rows]
+    assert risk_coverage_area(rows) == pytest.approx(0.2 * 0.25 + 0.4 * 0.1)
+    assert risk_coverage_area([{"information": 1.0, "accuracy": 0.6}]) == pytest.approx(0.4)
+    assert risk_coverage_area([{"information": None, "accuracy": None}]) is None
+
+
+@few
+@given(hierarchy=hierarchies(), seed=seeds)
+def test_calibration_error_of_a_class_is_that_of_the_pixels_predicted_as_it(hierarchy, seed):
+    logits, target = batch(hierarchy, seed)
+    decoded = decode(logits, hierarchy, "top_down", 0.5)
+    result = counted(hierarchy, (decoded, target)).compute()
+    for number, level in enumerate(result["levels"]):
+        truth = torch.tensor(hierarchy.node_to_level[number].tolist())[target].where(target >= 0, -1)
+        for index, entry in enumerate(level["classes"]):
+            pixels = (truth >= 0) & (decoded.ids[number] == index)
+            score, hit = decoded.confidence[number][pixels], (truth == index)[pixels]
+            bins = (score * 15).ceil().long() - 1
+            error = sum(abs(hit[bins == b].double().sum() - score[bins == b].double().sum()) for b in range(15))
+            assert entry["ece"] == (pytest.approx(error.item() / len(score), abs=1e-5) if len(score) else None)
 
 
 def test_counts_add_up_over_processes_and_copy():
@@ -142,7 +180,8 @@ def test_right_beyond_what_float32_can_count():
     metrics.load_state(metrics.state() * (2**40))
     metrics.update(decode(torch.tensor([0, 9.0]).view(1, 2, 1, 1), hierarchy), torch.zeros(1, 1, 1).long())
     level = metrics.compute()["levels"][0]
-    assert level["classes"][0] == {"name": "a", "iou": 2**40 / (2**40 + 1), "pixels": 2**40 + 1}
+    first = level["classes"][0]
+    assert first["iou"] == first["boundary_iou"] == 2**40 / (2**40 + 1) and first["pixels"] == 2**40 + 1
     assert level["ece"] == pytest.approx(1 - torch.tensor([9.0, 0]).softmax(0)[0].item(), abs=1e-5)
 
 

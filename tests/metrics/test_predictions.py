@@ -24,7 +24,10 @@ def measured(hierarchy, prediction, target, **options) -> dict:
 
 
 def without_ece(measures: dict) -> dict:
-    levels = [{key: value for key, value in level.items() if key != "ece"} for level in measures["levels"]]
+    levels = [
+        {**level, "ece": None, "classes": [{**entry, "ece": None} for entry in level["classes"]]}
+        for level in measures["levels"]
+    ]
     return {**measures, "levels": levels}
 
 
