@@ -10,7 +10,7 @@ import torch
 from seghiero_core.checkpoint import Checkpoint
 from seghiero_core.data.images import read_image, read_target
 from seghiero_core.data.samples import evenly_spaced
-from seghiero_core.errors import CheckFailed
+from seghiero_core.errors import CheckFailed, DataError
 from seghiero_core.export.graph import DecodedModel
 from seghiero_core.export.images import available_samples, parity_images
 from seghiero_core.export.parity import Parity, measure_parity
@@ -22,7 +22,8 @@ class Gate(NamedTuple):
     """Limits for the parity of a file.
 
     Attributes:
-        max_error: The largest allowed difference between logits.
+        max_error: The largest allowed difference between logits, relative to the largest logit where that is above 1:
+            rounding grows with the numbers.
         min_agreement: The smallest allowed share of pixels (0..1) with the same class, at every level.
     """
 
@@ -31,8 +32,7 @@ class Gate(NamedTuple):
 
 
 GATES = {"fp32": Gate(1e-4, 0.9999), "fp16": Gate(1e-2, 0.995)}
-"""The gate of each precision. For fp16 the error is relative to the largest logit, where that is above 1: rounding a
-logit of 10 to float16 alone costs 0.004. An int8 file is judged by INT8_GATE instead."""
+"""The gate of each precision. An int8 file is judged by INT8_GATE instead."""
 INT8_GATE = 0.01
 """The most that leaf mIoU (0..1) may drop in 8 bits."""
 INT8_GATE_IMAGES = 200
@@ -56,6 +56,7 @@ def check_parity(
         int8 also "miou_fp32", "miou_int8" and "miou_images".
 
     Raises:
+        DataError: The validation masks have no labeled pixel to judge an int8 file by.
         CheckFailed: The file doesn't pass the gate of its precision.
     """
     images, sizes, source = parity_images(checkpoint)
@@ -75,17 +76,16 @@ def check_parity(
 
 def _check_gate(parity: Parity, precision: str) -> None:
     """The gate of fp32 and fp16 files."""
-    max_error, min_agreement = GATES[precision]
-    if precision == "fp16":
-        max_error *= max(1.0, parity.max_abs_logit)
+    gate = GATES[precision]
+    max_error = gate.max_error * max(1.0, parity.max_abs_logit)
     agreement = min(parity.argmax_agreement.values())
-    if parity.max_abs_error <= max_error and agreement >= min_agreement:
+    if parity.max_abs_error <= max_error and agreement >= gate.min_agreement:
         return
+    advice = "Export without --fp16." if precision == "fp16" else "Try another format (--onnx or --pt2)."
     raise CheckFailed(
         f"{precision} parity failed, nothing was written: the logits differ by up to {parity.max_abs_error:.2e} "
-        f"(allowed: {max_error:g}; the largest logit is {parity.max_abs_logit:.1f}), and {100 * agreement:.3f} % of "
-        f"the pixels get the same class (required: {100 * min_agreement:g} %)."
-        + (" Export without --fp16." if precision == "fp16" else "")
+        f"(allowed: {max_error:.2e}; the largest logit is {parity.max_abs_logit:.1f}), and {100 * agreement:.3f} % of "
+        f"the pixels get the same class (required: {100 * gate.min_agreement:g} %). {advice}"
     )
 
 
@@ -96,10 +96,16 @@ def _check_int8(runner: Runner, model: DecodedModel, checkpoint: Checkpoint, dty
     with torch.inference_mode():
         for sample in samples:
             image = np.ascontiguousarray(read_image(sample.image).transpose(2, 0, 1)[None]).astype(dtype)
-            target = torch.from_numpy(read_target(sample.mask, model.hierarchy))[None]
+            target = torch.from_numpy(read_target(sample.mask, checkpoint.config.hierarchy))[None]
             full.update(model.decode(model(torch.from_numpy(image))[0]), target)
             quantized.update(model.decode(torch.from_numpy(runner(image)["logits"])), target)
-    before, after = _leaf_miou(full), _leaf_miou(quantized)
+    before, after = (metrics.compute()["levels"][0]["miou"] for metrics in (full, quantized))
+    if before is None:
+        raise DataError(
+            f"--int8 is checked by leaf mIoU on the run's validation images, and none of the {len(samples)} validation "
+            "masks has a pixel labeled with a leaf: nothing was compared or written. Label some validation images, or "
+            "export without --int8."
+        )
     if before - after > INT8_GATE:
         raise CheckFailed(
             f"int8 parity failed, nothing was written: leaf mIoU drops from {100 * before:.2f} to {100 * after:.2f} "
@@ -107,7 +113,3 @@ def _check_int8(runner: Runner, model: DecodedModel, checkpoint: Checkpoint, dty
             "Export with --fp16, or without --int8."
         )
     return {"miou_fp32": before, "miou_int8": after, "miou_images": len(samples)}
-
-
-def _leaf_miou(metrics: Metrics) -> float:
-    return metrics.compute()["levels"][0]["miou"] or 0.0  # None where no class occurs

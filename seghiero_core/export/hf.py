@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from seghiero_core.atomic import replacing
+from seghiero_core.atomic import follow_umask, replacing
 from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.errors import CheckFailed, UsageError
 from seghiero_core.model.trained import load_trained
+from seghiero_core.run_files import record_file
+from seghiero_core.runs import run_of
 
 HF_TOLERANCE = 1e-4
 """The largest allowed difference between the logits of the written folder and of the network."""
@@ -67,9 +69,13 @@ def export_hf(folder: Path, out: Path) -> dict[str, Any]:
             processor.save_pretrained(partial)
             written = SegformerForSemanticSegmentation.from_pretrained(partial, local_files_only=True).eval()
             row = _compare(model, written, processor, len(leaves))
+            for file in partial.iterdir():
+                follow_umask(file)
     finally:
         if bars_were_on:
             logging.enable_progress_bar()
+    if run := run_of(folder):
+        record_file(run, out)
     return {"path": str(out), "checkpoint": str(folder), "classes": list(leaves), **row}
 
 

@@ -8,34 +8,38 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import torch
 
 from seghiero_core.atomic import file_sha256
 from seghiero_core.checkpoint import Checkpoint
+from seghiero_core.decode import decode
 from seghiero_core.decode_modes import undecided_id
 from seghiero_core.errors import UsageError
 from seghiero_core.export.graph import DecodedModel
 from seghiero_core.export.options import ExportOptions
 from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.hierarchy.values import short_repr
 from seghiero_core.version import __version__
 
-METADATA_KEYS = (
-    "labels",
-    "tree",
-    "colors",
-    "ignore",
-    "normalization",
-    "levels",
-    "decoding",
-    "seghiero_version",
-    "config_sha256",
-)
+_TYPES: dict[str, type] = {
+    "description": str,
+    "labels": dict,
+    "tree": dict,
+    "colors": dict,
+    "ignore": int,
+    "levels": list,
+    "decoding": dict,
+    "seghiero_version": str,
+    "config_sha256": str,
+}
+METADATA_KEYS = tuple(_TYPES)
 """The keys of the metadata. Each holds one JSON document:
 
+- `description`: what the file takes and gives, as text.
 - `labels`: {mask value: class name}.
 - `tree`: the classes, nested as {name: {children}}.
 - `colors`: {class name: [r, g, b]}.
 - `ignore`: the mask value of ignored pixels.
-- `normalization`: {"mean", "std"} of R, G, B in 0..1. The network applies it; the input is 0..255.
 - `levels`: a list of {"name", "ids", "confidence", "classes"}, finest level first. "ids" and "confidence" are output
   names, "classes" are the class names in the order of the ids.
 - `decoding`: {"mode", "scores", "channels", "confidence", "undecided"}. "channels" is the number of logits;
@@ -61,22 +65,13 @@ def export_metadata(
         A value for each of METADATA_KEYS.
     """
     hierarchy = model.hierarchy
-    mean, std = (buffer.flatten() / 255 for buffer in (model.model.mean, model.model.std))
     return {
+        "description": _describe(model, channels, options),
         "labels": {str(value): hierarchy.nodes[node] for value, node in hierarchy.values.items()},
         "tree": hierarchy.tree,
         "colors": {name: hierarchy.colors[i].tolist() for i, name in enumerate(hierarchy.nodes)},
         "ignore": hierarchy.ignore,
-        "normalization": {"mean": mean.tolist(), "std": std.tolist()},
-        "levels": [
-            {
-                "name": level.name,
-                "ids": f"ids_{level.name}",
-                "confidence": f"confidence_{level.name}",
-                "classes": list(hierarchy.level_names(number)),
-            }
-            for number, level in enumerate(hierarchy.levels)
-        ],
+        "levels": _levels(hierarchy),
         "decoding": {
             "mode": options.mode,
             "scores": model.scores,
@@ -113,26 +108,99 @@ def set_metadata(model: onnx.ModelProto, values: Mapping[str, Any]) -> None:
 
     Args:
         model: The graph, which is changed in place.
-        values: Values that JSON can hold, one per key.
+        values: A value for each of METADATA_KEYS.
     """
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in values.items()})
     model.producer_name, model.producer_version = "seghiero", __version__
+    model.doc_string = values["description"]
 
 
 def read_metadata(model: onnx.ModelProto, path: Path) -> dict[str, Any]:
-    """Read the metadata of an ONNX graph.
+    """Read and check the metadata of an ONNX graph.
 
     Args:
         model: The graph.
         path: The file it came from, for the error message.
 
     Returns:
-        A value for each of METADATA_KEYS.
+        A value for each of METADATA_KEYS; files of earlier versions have no description.
 
     Raises:
-        UsageError: A key is missing, so the file was not written by `seghiero export`.
+        UsageError: A key is missing or its value is wrong, so the file was not written by `seghiero export`.
     """
-    found = {entry.key: entry.value for entry in model.metadata_props}
-    if missing := [key for key in METADATA_KEYS if key not in found]:
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    if missing := [key for key in METADATA_KEYS if key not in texts and key != "description"]:
         raise UsageError(f"{path} was not written by `seghiero export`: its metadata lacks {', '.join(missing)}.")
-    return {key: json.loads(found[key]) for key in METADATA_KEYS}
+    metadata = {}
+    for key, expected in _TYPES.items():
+        if key in texts:
+            try:
+                metadata[key] = json.loads(texts[key])
+            except (ValueError, RecursionError) as error:
+                raise _wrong(path, f"'{key}' is not valid JSON ({error})") from None
+            if type(metadata[key]) is not expected:
+                raise _wrong(path, f"'{key}' is {short_repr(metadata[key])}, not of type {expected.__name__}")
+    try:
+        hierarchy = hierarchy_from_metadata(metadata)
+    except (UsageError, ValueError, RecursionError) as error:
+        first = str(error).partition("\n")[0].rstrip(".")
+        raise _wrong(path, f"'labels', 'tree', 'ignore' and 'colors' don't describe a class tree ({first})") from None
+    if metadata["levels"] != _levels(hierarchy):
+        raise _wrong(path, "'levels' are not those of 'labels' and 'tree'")
+    try:
+        _check_decoding(metadata["decoding"], hierarchy)
+    except UsageError as error:
+        raise _wrong(path, f"'decoding' can't be used ({str(error).rstrip('.')})") from None
+    return metadata
+
+
+def _levels(hierarchy: Hierarchy) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": level.name,
+            "ids": f"ids_{level.name}",
+            "confidence": f"confidence_{level.name}",
+            "classes": list(hierarchy.level_names(number)),
+        }
+        for number, level in enumerate(hierarchy.levels)
+    ]
+
+
+def _describe(model: DecodedModel, channels: int, options: ExportOptions) -> str:
+    """Say what the file takes and gives, for someone who has nothing but the file."""
+    hierarchy = model.hierarchy
+    names = ", ".join(level.name for level in hierarchy.levels)
+    logits = f"`logits`, N,{channels},H,W float32."
+    masks = (
+        f"for each level of the class tree (finest first: {names}) `ids_LEVEL`, N,H,W int64, the class numbers, and "
+        "`confidence_LEVEL`, N,H,W float32, 0 to 1. The metadata entry `levels` lists the classes by number."
+    )
+    if model.confidence is not None:
+        masks += (
+            f" The number {undecided_id(hierarchy)} means undecided: the confidence is below {model.confidence:g} at "
+            "this level and at every finer one."
+        )
+    outputs = logits if options.outputs == "logits" else masks
+    if options.format == "pt2" and options.outputs != "logits":
+        outputs = f"{logits[:-1]}; and {masks}"
+    return (
+        f"Hierarchical semantic segmentation. Input: `image`, N,3,H,W {options.input}, RGB with values from 0 to 255, "
+        "any N, H and W. The network normalizes the image itself: don't normalize it before, and don't divide it by "
+        f"255. Outputs: {outputs}"
+    )
+
+
+def _check_decoding(decoding: Mapping[str, Any], hierarchy: Hierarchy) -> None:
+    """Check types, then decode one pixel, which checks the rest."""
+    for key, expected in (("mode", str), ("scores", str), ("channels", int), ("confidence", float | int | None)):
+        # files from before thresholds existed lack "confidence"
+        if not isinstance(decoding.get(key), expected) or isinstance(decoding.get(key), bool):
+            raise UsageError(f"{key} is {short_repr(decoding.get(key))}")
+    pixel = torch.zeros(1).expand(1, max(decoding["channels"], 0), 1, 1)  # takes no memory, whatever the number
+    decode(pixel, hierarchy, decoding["mode"], decoding.get("confidence"), scores=decoding["scores"])
+
+
+def _wrong(path: Path, what: str) -> UsageError:
+    return UsageError(
+        f"{path}: its metadata is damaged or was not written by `seghiero export`: {what}. Export it again."
+    )

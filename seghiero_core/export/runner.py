@@ -32,9 +32,9 @@ def onnx_runner(path: Path) -> Runner:
         UsageError: The file doesn't exist or was not written by `seghiero export`.
         CheckpointError: The file is damaged.
     """
-    graph = read_onnx(path)
-    channels = read_metadata(graph, path)["decoding"]["channels"]
-    return session_runner(make_session(with_logits(graph, channels, only=False).SerializeToString()))
+    graph, metadata = read_export(path)
+    graph = with_logits(graph, metadata["decoding"]["channels"], only=False)
+    return session_runner(make_session(graph.SerializeToString()))
 
 
 def session_runner(session: onnxruntime.InferenceSession) -> Runner:
@@ -71,6 +71,32 @@ def pt2_runner(path: Path) -> Runner:
             return {name: output.numpy() for name, output in module(torch.from_numpy(images)).items()}
 
     return run
+
+
+def read_export(path: Path) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Read an ONNX file written by `seghiero export`, and check what `predict` relies on.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The graph, and a value for each of METADATA_KEYS.
+
+    Raises:
+        UsageError: The file doesn't exist or was not written by `seghiero export`.
+        CheckpointError: The file is damaged.
+    """
+    model = read_onnx(path)
+    metadata = read_metadata(model, path)
+    inputs = {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    if list(inputs) != ["image"] or inputs["image"] not in (onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT):
+        raise UsageError(
+            f"{path} was not written by `seghiero export`: expected one input `image` of uint8 or float32, "
+            f"found {', '.join(inputs) or 'none'}."
+        )
+    if not any("logits" in node.output for node in model.graph.node):
+        raise UsageError(f"{path} was not written by `seghiero export`: its graph has no value `logits`.")
+    return model, metadata
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
+from google.protobuf.message import DecodeError
 
 from seghiero_core.atomic import replacing
 from seghiero_core.checkpoint import Checkpoint, read_checkpoint
+from seghiero_core.data.samples import split_samples
+from seghiero_core.errors import UsageError
 from seghiero_core.export.gates import check_parity
 from seghiero_core.export.graph import (
     DecodedModel,
@@ -26,31 +31,43 @@ from seghiero_core.export.metadata import export_metadata, set_metadata
 from seghiero_core.export.options import ExportOptions
 from seghiero_core.export.pt2 import to_pt2
 from seghiero_core.export.runner import onnx_runner, pt2_runner
-from seghiero_core.model.trained import load_trained
+from seghiero_core.model.trained import load_trained, with_other_data
+from seghiero_core.run_files import record_file
+from seghiero_core.runs import run_of
 
 
-def export_checkpoint(folder: Path, out: Path, options: ExportOptions) -> dict[str, Any]:
+def export_checkpoint(
+    folder: Path, out: Path, options: ExportOptions, *, config: Path | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """Export a checkpoint to one file.
 
     The file is written under a temporary name and renamed to `out` once it has passed `gates.check_parity`.
 
     Args:
         folder: A checkpoint folder.
-        out: The file to write. An existing file is replaced.
+        out: The file to write, named .onnx or .pt2 as its format. Only an earlier export is replaced.
         options: What to export.
+        config: The YAML file of a config with the same classes, whose data set gives the images instead of the run's.
+        overrides: Strings "dataset.key=value" that change where the images are.
 
     Returns:
         What was written and measured: "path", "checkpoint", "opset" (ONNX only), "precision", "input", "outputs" (their
         names), "mib" (file size in MiB), and the measurements of `check_parity`.
 
     Raises:
-        UsageError: An option is wrong, or the decoding mode doesn't fit the network's scores.
+        UsageError: An option is wrong, `out` has another ending or is something else than an export, or the decoding
+            mode doesn't fit the network's scores.
         CheckpointError: The checkpoint is damaged.
-        DataError: The images needed for int8 are missing.
+        DataError: The images needed for int8, or those of `config` or `overrides`, are missing.
         CheckFailed: The file's answers differ too much from the network's.
     """
     options.validate()
-    checkpoint, hierarchy, scores, network = load_trained(read_checkpoint(folder), "cpu")
+    _check_out(out, options.format)
+    checkpoint = read_checkpoint(folder)
+    data = with_other_data(checkpoint, config=config, overrides=overrides)
+    if config or overrides:
+        split_samples(data.config.dataset, "val")  # data that was named must be there
+    _, hierarchy, scores, network = load_trained(checkpoint, "cpu")
     model = DecodedModel(network, hierarchy, scores, options.mode, options.confidence or None).eval()
     with torch.no_grad():  # a decoding mode that doesn't fit the scores fails here, not halfway through tracing
         channels = model(torch.zeros(1, 3, 64, 64))[0].shape[1]
@@ -65,12 +82,14 @@ def export_checkpoint(folder: Path, out: Path, options: ExportOptions) -> dict[s
             partial.write_bytes(content)
             runner = pt2_runner(partial)
         else:
-            graph = _onnx_graph(traced, checkpoint, options)
+            graph = _onnx_graph(traced, data, options)
             set_metadata(graph, metadata)
             outputs = [output.name for output in graph.graph.output]
             partial.write_bytes(graph.SerializeToString())
             runner = onnx_runner(partial)
-        measured = check_parity(runner, model, checkpoint, options.precision, options.input)
+        measured = check_parity(runner, model, data, options.precision, options.input)
+    if run := run_of(folder):
+        record_file(run, out)
     row: dict[str, Any] = {"path": str(out), "checkpoint": str(folder)}
     if options.format == "onnx":
         row["opset"] = options.onnx_opset
@@ -98,6 +117,31 @@ def default_path(folder: Path, options: ExportOptions) -> Path:
     run = folder.parents[1] if folder.parent.name == "checkpoints" else folder.parent
     name = "model" if options.precision == "fp32" else f"model-{options.precision}"
     return run / f"{name}.{options.format}"
+
+
+def _check_out(out: Path, file_format: str) -> None:
+    """Refuse a name that tells of another format, and to replace what `seghiero export` didn't write."""
+    ending = f".{file_format}"
+    if out.suffix != ending:
+        is_format = out.suffix.lower() in (".onnx", ".pt", ".pt2", ".pth")
+        right = out.with_suffix(ending) if is_format else out.with_name(out.name + ending)
+        raise UsageError(f"--out {out}: the file's name must end in {ending}; use --out {right}.")
+    if (out.exists() or out.is_symlink()) and not (out.is_file() and _is_export(out)):
+        raise UsageError(
+            f"{out} exists and was not written by `seghiero export`; choose another name with --out, or remove it."
+        )
+
+
+def _is_export(path: Path) -> bool:
+    if path.suffix == ".onnx":
+        try:
+            return onnx.load(path, load_external_data=False).producer_name == "seghiero"
+        except DecodeError:
+            return False
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(b"seghiero_version" in archive.read(n) for n in archive.namelist() if n.endswith("/metadata.json"))
 
 
 def _onnx_graph(model: DecodedModel, checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProto:

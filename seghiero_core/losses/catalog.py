@@ -116,15 +116,18 @@ def check_loss_section(section: Mapping[str, Any], hierarchy: Hierarchy | None =
         One message per fault; an empty list for a valid section.
     """
     if not isinstance(section, Mapping):
-        return [f"loss: expected a mapping such as {{preset: {DEFAULT_PRESET}}}, found {section!r}."]
+        return [f"loss: expected a mapping, found {section!r}.{loss_hint(str(section))}"]
     keys = ("preset", "terms", "class_weights", "auxiliary")
-    faults = [f"loss.{key}: unknown key.{nearest(key, keys)}" for key in section if key not in keys]
+    faults = [
+        f"loss.{key}: unknown key.{nearest(key, keys) or loss_hint(str(key))}" for key in section if key not in keys
+    ]
     preset, terms = section.get("preset"), section.get("terms")
     if preset is not None and terms is not None:
         faults.append("loss: give either a preset or terms, not both.")
     if preset is not None and preset not in PRESETS:
-        hint = f" It is a loss; write terms: {{{preset}: 1}}." if preset in LOSSES else nearest(preset, PRESETS)
-        faults.append(f"loss.preset: unknown preset '{preset}'.{hint} Known: {', '.join(PRESETS)}.")
+        near = nearest(preset, PRESETS)
+        hint = f"{near} Known: {', '.join(PRESETS)}." if near else loss_hint(str(preset))
+        faults.append(f"loss.preset: unknown preset '{preset}'.{hint}")
     if terms is not None:
         if not isinstance(terms, Mapping) or not terms:
             faults.append(f"loss.terms: expected a mapping from losses to weights, found {terms!r}.")
@@ -147,6 +150,28 @@ def check_loss_section(section: Mapping[str, Any], hierarchy: Hierarchy | None =
             known = ", ".join(name for name, entry in LOSSES.items() if entry.class_weight)
             faults.append(f"loss.class_weights: {', '.join(names)} cannot use class weights; losses that can: {known}.")
     return faults
+
+
+def loss_hint(name: str) -> str:
+    """Say how a loss is written in a config.
+
+    Args:
+        name: What the user calls it, such as "cross_entropy".
+
+    Returns:
+        Sentences with a leading space: what to write for it, and what there is.
+    """
+    plain = name.lower().replace("-", "_").removesuffix("_loss").removesuffix("loss").rstrip("_")
+    if plain in PRESETS:
+        meant = f"{{preset: {plain}}}"
+    elif plain in ("cross_entropy", "crossentropy", "ce", "softmax"):
+        meant = "{preset: flat}"
+    elif plain in LOSSES:
+        meant = f"{{terms: {{{plain}: 1}}}}"
+    else:
+        known = f"presets: {', '.join(PRESETS)}; losses for `terms`: {', '.join(LOSSES)}"
+        return f" Write, for example, `loss: {{preset: {DEFAULT_PRESET}}}`; {known}."
+    return f" Write `loss: {meant}`. Presets: {', '.join(PRESETS)}."
 
 
 def expand_loss_section(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,8 +232,10 @@ def _option_fault(key: str, given: Any, default: Any, levels: int | None) -> str
         if _is_number(given) and given >= 0:
             return None
         numbers = isinstance(given, Sequence) and not isinstance(given, str) and all(map(_is_number, given))
-        if given is not None and (not numbers or min(given, default=-1) < 0 or sum(given) <= 0):
+        if given is not None and (not numbers or min(given, default=-1) < 0):
             return "expected a list of weights, one per level (finest first), or one ratio between successive levels"
+        if given is not None and not any(given):
+            return "expected at least one weight above 0"
         if given is not None and levels is not None and len(given) != levels:
             return f"expected {levels} weights, one per level"
     elif isinstance(default, int):

@@ -21,7 +21,7 @@ PieceLoss = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
 
 def sum_over_pixels(logits: Tensor, label: Tensor, piece_loss: PieceLoss) -> Tensor:
-    """Sum `piece_loss` over all pixels; the result can be differentiated once.
+    """Sum `piece_loss` over all pixels; the result can be differentiated once, and a second time is an error.
 
     Args:
         logits: B,C,H,W.
@@ -45,8 +45,10 @@ class _Fused(torch.autograd.Function):
         return total
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_total: Tensor):
+        # `once_differentiable` would let a gradient penalty pass as 0: it raises only where `grad_total` has a graph.
+        if torch.is_grad_enabled():
+            raise RuntimeError("this loss can be differentiated only once; call backward without create_graph=True")
         logits, label = ctx.saved_tensors
         grad, ctx.grad = ctx.grad, None  # handed on, not copied
         if grad is None:  # a second pass through a retained graph

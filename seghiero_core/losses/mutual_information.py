@@ -71,20 +71,22 @@ def region_mutual_information(
     probability = logits.softmax(dim=1).where(valid[:, None], 0)
     if min(target.shape[1:]) < pool * radius:
         return probability.sum() * 0
-    whole = _windows(valid[:, None].to(logits.dtype), pool, radius).amin(dim=2) >= 1 - 1e-6  # B,1,n
+    exact = torch.device("cpu") if logits.device.type == "mps" else logits.device  # has float64
+    whole = (_windows(valid[:, None].to(logits.dtype), pool, radius).amin(dim=2) >= 1 - 1e-6).to(exact)  # B,1,n
     weight = whole.unsqueeze(2).double() / whole.sum(dim=2, keepdim=True).clamp(min=1).unsqueeze(2)  # B,1,1,n
-    y = _centred(_windows(truth, pool, radius).double(), weight)
-    p = _centred(_windows(probability, pool, radius).double(), weight)
-    with torch.autocast(logits.device.type, enabled=False):
-        unit = _EPSILON * torch.eye(radius**2, dtype=torch.float64, device=logits.device)
-        across = (y * weight) @ p.mT
-        explained = across @ torch.linalg.solve((p * weight) @ p.mT + unit, across.mT)
-        unexplained = (y * weight) @ y.mT - explained
-        triangle = torch.linalg.cholesky((unexplained + unexplained.mT) / 2 + unit)
-        log_det = triangle.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+    y = _centred(_windows(truth, pool, radius).to(exact).double(), weight)
+    p = _centred(_windows(probability, pool, radius).to(exact).double(), weight)
+    unit = _EPSILON * torch.eye(radius**2, dtype=torch.float64, device=exact)  # autocast leaves float64 as it is
+    across = (y * weight) @ p.mT
+    solution, no_solution = torch.linalg.solve_ex((p * weight) @ p.mT + unit, across.mT)
+    unexplained = (y * weight) @ y.mT - across @ solution
+    triangle, not_positive = torch.linalg.cholesky_ex((unexplained + unexplained.mT) / 2 + unit)
+    log_det = triangle.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+    # Of probabilities that are not finite. To raise an error would wait for the GPU, and end a training.
+    log_det = log_det.where((no_solution == 0) & (not_positive == 0), torch.nan)
     information = (log_det - unit.diagonal().log().sum() / 2) / radius**2  # B,K
     seen = whole.any(dim=2).expand_as(information).to(information)
-    return masked_mean(information, seen).to(logits.dtype)
+    return masked_mean(information, seen).to(logits.device, logits.dtype)
 
 
 def _windows(x: Tensor, pool: int, radius: int) -> Tensor:

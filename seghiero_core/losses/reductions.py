@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -138,7 +139,7 @@ def level_shares(
         L,N+1 shares.
 
     Raises:
-        ValueError: When `level_weights` does not have one weight per level.
+        ValueError: When `level_weights` does not have one weight per level, or no weighted mean.
     """
     tree = tree_tensors(hierarchy, label.device)
     ratio = 1.0 if level_weights is None else level_weights
@@ -146,6 +147,8 @@ def level_shares(
     weights = [ratio**level for level in range(levels)] if isinstance(ratio, int | float) else list(ratio)
     if len(weights) != levels:
         raise ValueError(f"level_weights: expected {levels} weights, one per level, found {len(weights)}")
+    if not (min(weights) >= 0 and 0 < sum(weights) < math.inf):
+        raise ValueError(f"level_weights: expected weights of at least 0, and one above 0, found {level_weights}")
     v = like.new_tensor(weights)
     shares = tree.labelled.to(like.dtype)
     if class_weight is not None:

@@ -59,6 +59,8 @@ def tree_rules(
         tensor(0.7500)
     """
     logits, target = check_inputs(logits, target, hierarchy, "nodes", ignore_index=ignore_index, validate=validate)
+    if target.numel() == 0:
+        return widen(logits).sum() * 0
     tree = tree_tensors(hierarchy, logits.device)
     valid = target != ignore_index
     score = widen(logits).sigmoid()
@@ -94,7 +96,8 @@ def _breach(x: Tensor, valid: Tensor, q: float) -> Tensor:
     """B,C,H,W of 0..1 to (C): (mean over the valid pixels of x^q)^(1/q)."""
     x = x.clamp(min=0).where(valid[:, None], 0).transpose(0, 1).flatten(1)
     peak = x.detach().amax(dim=1)
-    scale = torch.where(peak > 0, peak, 1)  # keeps x^q from underflowing
+    broken = peak != 0  # true for NaN
+    scale = torch.where(broken, peak, 1)  # keeps x^q from underflowing
     mean = (x / scale[:, None]).pow(q).sum(dim=1) / valid.sum().clamp(min=1)
     # The root is not differentiable at 0, where nothing is broken.
-    return (scale * mean.where(peak > 0, 1).pow(1 / q)).where(peak > 0, 0)
+    return (scale * mean.where(broken, 1).pow(1 / q)).where(broken, 0)

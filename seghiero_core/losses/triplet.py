@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from seghiero_core.hierarchy.tensors import tree_tensors
@@ -66,8 +67,9 @@ def tree_triplet(
         embedding, target, hierarchy, "embedding", ignore_index=ignore_index, validate=validate
     )
     embedding, tree = widen(embedding), tree_tensors(hierarchy, embedding.device)
-    resized = F.interpolate(target[:, None].double(), size=embedding.shape[2:], mode="nearest-exact")[:, 0].long()
-    label = labels(resized, tree, ignore_index).flatten()
+    if target.numel() == 0:
+        return embedding.sum() * 0
+    label = labels(_resize(target, embedding.shape[2:]), tree, ignore_index).flatten()
     # The first arrivals of an exponential race are a weighted sample without replacement (Efraimidis & Spirakis 2006).
     frequency = label.bincount(minlength=len(tree.depths))
     arrival = torch.empty(label.shape, device=label.device).exponential_() * frequency[label]
@@ -90,6 +92,15 @@ def tree_triplet(
     wanted = margin + scale * (to_negative - to_positive)[:, 0].to(cosine) / (2 * len(hierarchy.levels))
     drawn = nearer.any(dim=1) & pairs.logical_and(distance > 0).any(dim=1)
     return masked_mean((cosine[:, 1] - cosine[:, 0] + wanted).clamp(min=0), drawn.to(cosine))
+
+
+def _resize(target: Tensor, size: Sequence[int]) -> Tensor:
+    """B,H,W to B,h,w: the pixel at the center of each cell. In integers: MPS has no float64, which any label fits."""
+    rows, columns = (
+        (2 * torch.arange(cells, device=target.device) + 1) * side // (2 * cells)
+        for side, cells in zip(target.shape[1:], size, strict=True)
+    )
+    return target[:, rows[:, None], columns]
 
 
 def _draw(allowed: Tensor) -> Tensor:

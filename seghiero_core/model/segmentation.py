@@ -16,8 +16,8 @@ class SegmentationOutput(NamedTuple):
 
     Attributes:
         logits: B,num_classes,H,W at the input's size, without an activation.
-        embedding: B,proj_dim,h,w with unit length along the channels, or None if the head has no embedding branch. It
-            covers the padded input, at the resolution that the head works at.
+        embedding: B,proj_dim,h,w with unit length along the channels, or None if the head has no embedding branch. Like
+            the logits it covers the input without padding, but at the resolution that the head works at.
         auxiliary_logits: B,num_classes,H,W from the auxiliary head, or None in eval mode and without that head.
     """
 
@@ -92,6 +92,8 @@ class SegmentationModel(nn.Module):
         x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
         features = self.backbone(x)
         logits, embedding = self.head(features)
+        if embedding is not None:
+            embedding = _crop_to_centers(embedding, x, height, width)
         auxiliary = None
         if self.auxiliary is not None and self.training:
             auxiliary = self._resize_and_crop(self.auxiliary(features[2]), x, height, width)
@@ -101,3 +103,12 @@ class SegmentationModel(nn.Module):
         """Resize logits to the padded input and crop the padding away."""
         size = padded.shape[-2:]
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[..., :height, :width]
+
+
+def _crop_to_centers(grid: torch.Tensor, padded: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Crop a coarse grid over the padded input to the cells whose centers are in the image, but to at least one."""
+    rows, columns = (
+        max(1, (2 * cells * side + whole - 1) // (2 * whole))
+        for cells, side, whole in zip(grid.shape[-2:], (height, width), padded.shape[-2:], strict=True)
+    )
+    return grid[..., :rows, :columns]

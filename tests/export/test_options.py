@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
+import onnx
 import pytest
+import torch
 
 from support.tiny import TINY, save_untrained
 
@@ -21,6 +25,48 @@ from support.tiny import TINY, save_untrained
 def test_unknown_values_write_nothing(run_export, tmp_path, flags, words):
     code, out, err = run_export(*flags)
     assert code == 2 and out == "" and words in err and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "out", "right"),
+    [
+        (["--onnx"], "a.pt", "a.onnx"),
+        ([], "a.pt2", "a.onnx"),
+        ([], "a.ONNX", "a.onnx"),
+        ([], "model-1.5", "model-1.5.onnx"),
+        ([], "a", "a.onnx"),
+        (["--pt2"], "a.onnx", "a.pt2"),
+        (["--pt2", "--fp16"], "a.pt", "a.pt2"),
+    ],
+)
+def test_an_out_that_names_another_format(run, tiny_run, tmp_path, flags, out, right):
+    code, printed, err = run("export", tiny_run, *flags, "--out", tmp_path / out)
+    assert code == 2 and printed == "" and f"use --out {tmp_path / right}." in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [["--onnx"], ["--pt2"]])
+def test_only_an_export_is_replaced(run, tiny_run, tmp_path, flags):
+    path = tmp_path / ("a.onnx" if flags == ["--onnx"] else "a.pt2")
+    for other in (b"", b"my own file", other_file(flags)):
+        path.write_bytes(other)
+        code, printed, err = run("export", tiny_run, *flags, "--out", path)
+        assert code == 2 and printed == "" and f"{path} exists and was not written by `seghiero export`" in err
+        assert path.read_bytes() == other
+    path.unlink()
+    path.mkdir()
+    code, _, err = run("export", tiny_run, *flags, "--out", path)
+    assert code == 2 and "exists and was not written" in err and path.is_dir()
+
+
+def other_file(flags: list[str]) -> bytes:
+    """A valid file of the format that something else has written."""
+    if flags == ["--onnx"]:
+        graph = onnx.helper.make_graph([], "g", [], [])
+        return onnx.helper.make_model(graph, producer_name="pytorch").SerializeToString()
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(torch.nn.Identity(), (torch.zeros(1),)), file)
+    return file.getvalue()
 
 
 def test_a_decoding_that_does_not_fit_the_scores(starter_folder, run_export):

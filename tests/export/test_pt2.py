@@ -40,6 +40,7 @@ def test_torch_alone_gives_the_masks_of_the_checkpoint(run, tiny_run, starter_fo
     assert code == 0 and "torch.export.load(" in err and row["path"] == str(path) and "opset" not in row
     assert row["max_abs_error"] <= 1e-4 and row["argmax_agreement"] >= 0.9999
     assert row["outputs"][:2] == ["logits", "ids_leaf"] and row["outputs"][-1] == "confidence_level2"
+    single_file._check_out(path, "pt2")  # may be replaced
     image = next((starter_folder / "data" / "val" / "images").iterdir())
     line = [sys.executable, "-c", CONSUMER, str(path), str(image), str(tmp_path)]
     done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True)
@@ -75,7 +76,7 @@ def test_a_wrong_program_is_not_written(tiny_run, tmp_path, monkeypatch):
 
     def wrong(model, *arguments):
         with torch.no_grad():
-            model.model.head.classifier.bias[0] += 2e-4
+            model.model.head.classifier.bias[0] += 0.01
         return plain(model, *arguments)
 
     monkeypatch.setattr(single_file, "to_pt2", wrong)

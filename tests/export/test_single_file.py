@@ -24,6 +24,7 @@ from seghiero_core.export.graph import output_names
 from seghiero_core.export.options import OPSETS, ExportOptions
 from seghiero_core.export.runner import make_session
 from seghiero_core.export.single_file import export_checkpoint
+from seghiero_core.run_files import recorded_files
 from support.masks import LEVELS, read_png
 from support.processes import ENVIRONMENT, SUPPORT
 from support.tiny import TINY, save_untrained
@@ -43,6 +44,11 @@ def test_json_and_the_file(run_export, tmp_path):
     expected = [f"ids_{level}" for level in LEVELS] + [f"confidence_{level}" for level in LEVELS]
     assert [output.name for output in model.graph.output] == expected == row["outputs"]
     assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_an_export_in_a_run_is_listed_there(project_folder):
+    run = project_folder / "my-project/runs/demo"
+    assert recorded_files(run) == [run / "model.onnx"]
 
 
 def test_any_size_and_batch(exported, network):
@@ -86,6 +92,8 @@ def test_float_input_and_logits(run_export, network, tiny_run, tmp_path):
     code, out, _ = run_export("--input", "float32", "--outputs", "logits", "--json")
     assert code == 0 and json.loads(out)["outputs"] == ["logits"]
     session = make_session((tmp_path / "out.onnx").read_bytes())
+    description = session.get_modelmeta().description
+    assert "N,3,H,W float32" in description and "`logits`, N,9,H,W float32" in description and "ids" not in description
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 50, 61)).astype(np.float32)
     (logits,) = session.run(None, {"image": images})
     expected = network()(torch.from_numpy(images))[0]

@@ -108,6 +108,7 @@ def test_a_ramp_rises_over_the_run():
         ({"terms": {"tree_rules": {"q": 0.5}}}, "expected a number of at least 1"),
         ({"terms": {"marginal_cross_entropy": {"level_weights": [1, 1]}}}, "expected 3 weights, one per level"),
         ({"terms": {"marginal_cross_entropy": {"level_weights": "1"}}}, "expected a list of weights"),
+        ({"terms": {"marginal_cross_entropy": {"level_weights": [0, 0, 0]}}}, "expected at least one weight above 0"),
         ({"terms": {"node_bce": 1, "level_cross_entropy": 1}}, "interpret the same logits differently"),
         ({"terms": {"tree_triplet": 1}}, "only reads the embedding"),
         ({"class_weights": "atuo"}, "Did you mean 'auto'"),

@@ -13,7 +13,7 @@ from seghiero_core.errors import ConfigError
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.losses import LOSSES, build_loss, class_weights, inputs
 from seghiero_core.model.segmentation import SegmentationOutput
-from seghiero_core.training.run import prepare
+from seghiero_core.training.prepare import prepare
 from support.trees import CAMVID, random_target
 
 HIERARCHY = Hierarchy.from_config(CAMVID)
@@ -153,6 +153,14 @@ def test_level_weights_of_another_number_of_levels(name):
     logits, target = draw(name)
     with pytest.raises(ValueError, match="level_weights: expected 3 weights, one per level, found 1"):
         call(name, logits, target, level_weights=[1.0])
+
+
+@pytest.mark.parametrize("name", [n for n, entry in LOSSES.items() if "level_weights" in entry.options])
+@pytest.mark.parametrize("weights", [[0, 0, 0], [1, -1, 1], [1, float("nan"), 1], -0.5])
+def test_level_weights_without_a_mean(name, weights):
+    logits, target = draw(name)
+    with pytest.raises(ValueError, match="level_weights: expected weights of at least 0, and one above 0, found"):
+        call(name, logits, target, level_weights=weights)
 
 
 @every_loss

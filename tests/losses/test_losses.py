@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from support.trees import CAMVID, hierarchies, random_target, tree_configs
 
 SIZE = (2, 4, 6)
 SMALL = {"region_mutual_information": {"pool": 1, "radius": 2}}
+ONCE_DIFFERENTIABLE = {"marginal_cross_entropy", "node_bce", "tree_min", "focal_tree_min", "dice"}
 few = settings(derandomize=True, max_examples=12, deadline=None)
 every_loss = pytest.mark.parametrize("name", LOSSES)
 seeds = st.integers(0, 2**16)
@@ -62,6 +64,17 @@ def test_only_ignored_pixels_give_zero(name, hierarchy, seed):
 
 
 @every_loss
+@pytest.mark.parametrize("size", [(0, 12, 16), (2, 0, 16)])
+def test_no_pixels_give_zero(name, size):
+    hierarchy = Hierarchy.from_config(CAMVID)
+    channels = {"leaves": len(hierarchy.leaves), "nodes": len(hierarchy), "embedding": 3}[LOSSES[name].channels]
+    x = torch.zeros(size[0], channels, *size[1:], requires_grad=True)
+    value = call(name, x, torch.zeros(size, dtype=torch.long), hierarchy)
+    value.backward()
+    assert value == 0 and value.dtype == torch.float32 and x.grad.shape == x.shape
+
+
+@every_loss
 @few
 @given(config=tree_configs(), seed=seeds, order=st.randoms(use_true_random=False))
 def test_order_of_ids_does_not_matter(name, config, seed, order):
@@ -88,6 +101,21 @@ def test_gradient_is_that_of_the_value(name, hierarchy, seed):
 
 
 @every_loss
+def test_the_second_derivative_is_right_or_an_error(name):
+    """Never silently 0, as of a gradient without a graph."""
+    hierarchy = Hierarchy.from_config({"labels": list("abc"), "tree": {"x": ["a", "b"], "c": None}})
+    x, target = inputs(name, hierarchy, 4, torch.float64)
+    value = call(name, x, target, hierarchy)
+    with contextlib.suppress(RuntimeError):
+        (grad,) = torch.autograd.grad(value, x, create_graph=True)
+        (value + grad.square().sum()).backward()
+    if name in ONCE_DIFFERENTIABLE:
+        assert x.grad is None
+    else:
+        assert torch.autograd.gradgradcheck(lambda x: call(name, x, target, hierarchy), x, atol=1e-5, fast_mode=True)
+
+
+@every_loss
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_finite_for_extreme_logits(name, dtype):
     hierarchy = Hierarchy.from_config(CAMVID)
@@ -98,6 +126,19 @@ def test_finite_for_extreme_logits(name, dtype):
     value.backward()
     assert value.isfinite() and value.dtype == torch.float32
     assert x.grad.isfinite().all() and x.grad.dtype == dtype
+
+
+@every_loss
+def test_logits_that_are_not_finite_give_a_loss_that_is_not(name):
+    """Training skips the step then; an exception would end the run."""
+    hierarchy = Hierarchy.from_config(CAMVID)
+    x, target = inputs(name, hierarchy, 3)
+    target = random_target(hierarchy, *SIZE, ignored=0, inner=False)
+    with torch.no_grad():
+        x[0] = torch.nan
+    value = call(name, x, target, hierarchy)
+    value.backward()
+    assert not value.isfinite()
 
 
 @every_loss

@@ -1,0 +1,67 @@
+"""The assembled model: what it gives covers the image, not the padding."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.losses.triplet import tree_triplet
+from seghiero_core.model.segmentation import SegmentationModel
+
+TWO = Hierarchy.from_config({"labels": ["left", "right"]})
+every_size = pytest.mark.parametrize("size", [(72, 72), (100, 72), (72, 100), (128, 96), (71, 99), (1, 5)])
+every_cell = pytest.mark.parametrize("cell", [4, 8, 32])
+
+
+class Averages(nn.Module):
+    """A head whose embedding is the average of each cell of the padded image, of unit length if asked for."""
+
+    def __init__(self, cell: int, unit_length: bool):
+        super().__init__()
+        self.cell, self.unit_length = cell, unit_length
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        embedding = F.avg_pool2d(x, self.cell)
+        return x, F.normalize(embedding, dim=1) if self.unit_length else embedding
+
+
+def model(cell: int, *, unit_length: bool) -> SegmentationModel:
+    """It takes images as they are, apart from the padding."""
+    statistics = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}
+    return SegmentationModel(nn.Identity(), Averages(cell, unit_length), stride=32, **statistics).eval()
+
+
+def positions(height: int, width: int) -> torch.Tensor:
+    """1,3,H,W: the row and the column (px) of each pixel's center, and 0."""
+    rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    return torch.stack([rows, columns, torch.zeros_like(rows)])[None]
+
+
+@every_size
+@every_cell
+def test_a_label_is_read_within_half_a_cell_of_its_embedding(size, cell):
+    image = positions(*size)
+    embedding = model(cell, unit_length=False)(image).embedding
+    assert list(embedding.shape[2:]) == [max(1, math.ceil(side / cell - 0.5)) for side in size]
+    at_label = F.interpolate(image, size=embedding.shape[2:], mode="nearest-exact")
+    if min(size) >= cell:  # else the padding repeats the last pixel, and a cell's average lies near it
+        assert (embedding - at_label).abs().max() <= cell / 2
+
+
+@pytest.mark.parametrize("size", [(72, 72), (100, 72), (72, 100), (128, 96)])
+@pytest.mark.parametrize("cell", [4, 8])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_triplet_loss_of_embeddings_that_equal_the_labels_is_zero(size, cell, axis):
+    """Two halves at right angles, each equal to its label: a label from the other half would make it positive."""
+    edge = size[axis] // 2 // cell * cell
+    target = (positions(*size)[:, axis] > edge).long()
+    image = F.one_hot(target, 3).movedim(3, 1).float()
+    embedding = model(cell, unit_length=True)(image).embedding
+    for seed in range(3):
+        torch.manual_seed(seed)
+        assert tree_triplet(embedding, target, TWO, margin=0.5, scale=0.0, samples=2000) == 0
