@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,10 +13,13 @@ from seghiero_cli.progress import Progress
 from seghiero_cli.tables import format_percent
 from seghiero_core.errors import UsageError, shorten
 
+if TYPE_CHECKING:
+    from seghiero_core.hierarchy.tree import Hierarchy
+
 CHECK_EXAMPLE = "Example: seghiero data check cfg.yaml"
 STATS_EXAMPLE = "Example: seghiero data stats cfg.yaml --json"
 PREVIEW_EXAMPLE = "Example: seghiero data preview cfg.yaml --augmented --out preview.png"
-CONVERT_EXAMPLE = "Example: seghiero data convert cfg.yaml LabeledApproved_full masks --ignore 0,0,0"
+CONVERT_EXAMPLE = "Example: seghiero data convert cfg.yaml color_masks masks --ignore 0,0,0"
 
 app = typer.Typer(
     no_args_is_help=True, help="Inspect a data set before training, and convert color masks.", epilog=CHECK_EXAMPLE
@@ -28,46 +32,51 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 @app.command("check", epilog=CHECK_EXAMPLE)
 def check(cfg: Cfg, as_json: Json = False) -> None:
     """Decode every image and mask of every split, and report all faults together (exit code 3)."""
-    stats = _stats(cfg)
-    splits = stats["splits"]
-    absent = {
-        name: [entry["name"] for entry in split["levels"][0]["classes"] if not entry["pixels"]]
-        for name, split in splits.items()
+    _, stats, warnings = _stats(cfg)
+    splits = {
+        name: {key: split[key] for key in ("images", "sizes", "ignored")}
+        | {"absent": [entry["name"] for entry in split["labels"] if not entry["pixels"]], "warnings": warnings[name]}
+        for name, split in stats["splits"].items()
     }
     if as_json:
-        keys = ("images", "sizes", "ignored")
-        console.result_json(
-            {name: {key: split[key] for key in keys} | {"absent": absent[name]} for name, split in splits.items()}
-        )
+        console.result_json(splits)
         return
     for name, split in splits.items():
         console.result(f"ok   {name}: {_summary(split)}")
-        if absent[name]:
-            console.result(f"     classes without a pixel: {', '.join(absent[name])}")
+        if split["absent"]:
+            console.result(f"     classes without a pixel: {', '.join(split['absent'])}")
+        for text in split["warnings"]:
+            console.result(f"     warning: {text}")
 
 
 @app.command("stats", epilog=STATS_EXAMPLE)
 def stats(cfg: Cfg, as_json: Json = False) -> None:
-    """Print each class's share of pixels in every split, level by level, and the class weights computed from them."""
-    document = _stats(cfg)
+    """Print each class's share of pixels in every split, and the class weights that `loss.class_weights` offers."""
+    hierarchy, document, warnings = _stats(cfg)
     if as_json:
         console.result_json(document)
         return
     splits, weights = document["splits"], document["class_weights"]
-    for number, level in enumerate(splits["train"]["levels"]):
-        rows = []
-        for i, entry in enumerate(level["classes"]):
-            shares = [split["levels"][number]["classes"][i]["share"] for split in splits.values()]
-            row = [entry["name"], *(format_percent(share, 2) for share in shares)]
-            if number == 0:
-                row += [f"{weight[entry['name']]:.2f}" for weight in weights.values()]
-            rows.append(row)
-        columns = ["class", *(f"{name} %" for name in splits)]
-        if number == 0:
-            columns += [f"weight, {method}" for method in weights]
-        console.table(level["name"], columns, rows, right=range(1, len(columns)))
+    classes = list(_class_rows(hierarchy.tree, {hierarchy.nodes[i] for i in hierarchy.values.values()}))
+    rows = []
+    for indent, name, is_rest in classes:
+        shares = [_share(split, name, is_rest=is_rest) for split in splits.values()]
+        factors = [f"{weight[name]:.2f}" if name in weight else "" for weight in weights.values()]
+        rows.append([f"{indent}only {name}" if is_rest else f"{indent}{name}", *map(_percent, shares), *factors])
+    columns = [
+        "class",
+        *(f"{name} %" for name in splits),
+        *(f"weight {scheme.replace('_', ' ')}" for scheme in weights),
+    ]
+    console.table("", columns, rows, right=range(1, len(columns)))
+    console.result("%: of the labeled pixels. A class contains the classes indented below it.")
+    if any(is_rest for *_, is_rest in classes):
+        console.result("only X: pixels labeled X itself, not one of its classes.")
+    console.result(f"weight: in the loss, with loss.class_weights: {' or '.join(weights)}.")
     for name, split in splits.items():
         console.result(f"{name}: {_summary(split)}")
+        for text in warnings[name]:
+            console.note(f"warning: {name}: {text}")
 
 
 @app.command("preview", epilog=PREVIEW_EXAMPLE)
@@ -81,11 +90,13 @@ def preview(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture to write.")] = Path("preview.png"),
 ) -> None:
     """Draw samples with their labels at every level."""
+    from seghiero_core.atomic import check_writable, make_folder
     from seghiero_core.config.loading import load_config
     from seghiero_core.data.overview import preview as draw
 
     picture = draw(load_config(cfg), split, count, augmented=augmented)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
+    check_writable(out.parent)
     picture.save(out)
     console.result(str(out))
 
@@ -117,14 +128,37 @@ def convert(
     console.result(f"{console.plural(len(written), 'mask')} -> {out}")
 
 
-def _stats(cfg: Path) -> dict[str, Any]:
+def _stats(cfg: Path) -> tuple[Hierarchy, dict[str, Any], dict[str, list[str]]]:
+    """The class tree, the document of `data_stats`, and the warnings of every split."""
     from seghiero_core.config.loading import load_config
     from seghiero_core.data.overview import check_data, data_stats
+    from seghiero_core.data.plausibility import data_warnings
 
     config = load_config(cfg)
     with Progress() as progress:
         audits = check_data(config, lambda split, done, of: progress.show(f"{split}: {done}/{of} images decoded"))
-    return data_stats(config, audits)
+    return config.hierarchy, data_stats(config, audits), data_warnings(config, audits)
+
+
+def _class_rows(tree: Mapping[str, Any], labeled: Collection[str], indent: str = "") -> Iterator[tuple[str, str, bool]]:
+    """The rows of the table: indent, name, and whether it counts only the pixels with the label of an inner node."""
+    for name, children in tree.items():
+        yield indent, name, False
+        yield from _class_rows(children, labeled, f"{indent}  ")
+        if children and name in labeled:
+            yield f"{indent}  ", name, True
+
+
+def _share(split: dict[str, Any], name: str, *, is_rest: bool) -> float:
+    counted = [split["labels"]] if is_rest else [level["classes"] for level in split["levels"]]
+    return next(entry["share"] for classes in counted for entry in classes if entry["name"] == name)
+
+
+def _percent(share: float) -> str:
+    """A share in per cent; of rare classes the first digit, so that they differ from classes without a pixel."""
+    if share == 0 or share >= 1e-4:
+        return "0" if share == 0 else format_percent(share, 2)
+    return f"{100 * share:.1g}" if share >= 1e-6 else "<0.0001"
 
 
 def _summary(split: dict[str, Any]) -> str:
@@ -132,7 +166,7 @@ def _summary(split: dict[str, Any]) -> str:
     if len(sizes) > 1:
         sizes = [f"{size} ({entry['images']})" for size, entry in zip(sizes, split["sizes"], strict=True)]
     images = console.plural(split["images"], "image")
-    return f"{images} of {shorten(sizes)} px (HxW), {format_percent(split['ignored'], 2)} % of the pixels ignored"
+    return f"{images} of {shorten(sizes)} px (HxW), {_percent(split['ignored'])} % of the pixels ignored"
 
 
 def _color(text: str) -> tuple[int, int, int]:

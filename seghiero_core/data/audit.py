@@ -7,24 +7,27 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from seghiero_core.data.faults import name_files, report_faults
+from seghiero_core.data.hints import look_swapped, unknown_values_hint
 from seghiero_core.data.images import (
+    check_image_mode,
     check_mask_mode,
-    exif_swaps_sides,
+    check_same_size,
+    list_values,
     open_image,
     read_mask,
-    unknown_labels_error,
     unknown_values,
-    upright_size,
 )
+from seghiero_core.data.orientation import exif_orientation, upright_size
 from seghiero_core.data.samples import Sample
-from seghiero_core.errors import DataError, shorten
+from seghiero_core.errors import DataError
 from seghiero_core.hierarchy.tree import Hierarchy
 
-_FAULTS_SHOWN = 10
 DECODED_BY_FAST_CHECK = 64
 PIXELS_PER_CHUNK = 1 << 20  # counted at a time, which bounds the memory for images of any size
 _UINT16_VALUES = 1 << 16
@@ -35,26 +38,32 @@ class Audit:
     """What the check of one split found.
 
     Attributes:
-        samples: Number of pairs.
+        samples: The pairs.
         sizes: Number of images of each size (H, W) in px.
         decoded: Number of pairs that were decoded and counted; fewer than `samples` after a fast check.
         pixels: N int64, pixels of the decoded masks that are labeled with each node.
         ignored: Ignored pixels of the decoded masks.
+        turned: Images whose EXIF orientation differs from that of their masks, although the sizes fit.
+        black: Decoded 16-bit images without a value above 255, which become black.
     """
 
-    samples: int
+    samples: tuple[Sample, ...]
     sizes: dict[tuple[int, int], int]
     decoded: int
     pixels: np.ndarray
     ignored: int
+    turned: tuple[Path, ...] = ()
+    black: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Inspection:
-    """What was found in one pair: its size (H, W), and the pixels of each mask value, None where not decoded."""
+    """What was found in one pair; see `Audit`. `pixels` by mask value; None where the pair was not decoded."""
 
     size: tuple[int, int]
-    pixels: dict[int, int] | None
+    turned: bool
+    black: bool = False
+    pixels: dict[int, int] | None = None
 
 
 def audit(
@@ -79,65 +88,88 @@ def audit(
         The sizes and pixel counts of the split.
 
     Raises:
-        DataError: When there are faults; it lists the first ten, in the order of `samples`, and the number of the rest.
+        DataError: When there are faults, with a line for each kind.
     """
     step = 1 if check == "full" else max(1, len(samples) // DECODED_BY_FAST_CHECK)
 
     def inspect(position: int) -> _Inspection | DataError:
         try:
-            return _inspect(samples[position], hierarchy, decode=position % step == 0)
+            return _inspect(samples[position], decode=position % step == 0)
         except DataError as error:
             return error
 
     sizes: Counter[tuple[int, int]] = Counter()
     pixels: Counter[int] = Counter()  # by mask value
-    decoded, faults = 0, []
+    decoded, faults, turned, black, mislabeled = 0, [], [], [], []
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        for done, result in enumerate(pool.map(inspect, range(len(samples))), start=1):
+        for done, (sample, result) in enumerate(
+            zip(samples, pool.map(inspect, range(len(samples))), strict=True), start=1
+        ):
             if isinstance(result, DataError):
                 faults.append(result)
             else:
                 sizes[result.size] += 1
+                turned += [sample.image] * result.turned
+                black += [sample.image] * result.black
                 if result.pixels is not None:
-                    pixels.update(result.pixels)
                     decoded += 1
+                    pixels.update(result.pixels)
+                    if unknown_values(result.pixels, hierarchy):
+                        mislabeled.append(sample.mask)
             if on_progress:
                 on_progress(done, len(samples))
+    if mislabeled:
+        faults.append(_unknown_values_error(mislabeled, pixels, hierarchy))
     if faults:
-        raise DataError(shorten(faults, _FAULTS_SHOWN, separator="\n"))
+        if look_swapped([sample.image for sample in samples], [sample.mask for sample in samples]):
+            raise DataError(
+                f"{samples[0].image} and the other images look like masks, {samples[0].mask} and the other masks like "
+                "pictures. Swap the folders `images` and `masks` of the split."
+            )
+        raise DataError(report_faults(faults))
     by_node = np.zeros(len(hierarchy), dtype=np.int64)
     for value, node in hierarchy.values.items():
         by_node[node] = pixels[value]
-    return Audit(len(samples), dict(sizes), decoded, by_node, pixels[hierarchy.ignore])
+    return Audit(
+        samples=tuple(samples),
+        sizes=dict(sizes),
+        decoded=decoded,
+        pixels=by_node,
+        ignored=pixels[hierarchy.ignore],
+        turned=tuple(turned),
+        black=tuple(black),
+    )
 
 
-def _inspect(sample: Sample, hierarchy: Hierarchy, *, decode: bool) -> _Inspection:
+def _inspect(sample: Sample, *, decode: bool) -> _Inspection:
     """Check one pair, and raise DataError for its first fault."""
     with open_image(sample.image) as image:
-        size, swapped = upright_size(image), exif_swaps_sides(image)
+        check_image_mode(image, sample.image)
+        size, orientation, black = upright_size(image), exif_orientation(image), False
         if decode:
             # Decoding a JPEG at an eighth of its size still reads every byte, so it finds a truncated file at a third
             # of the cost.
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
+            black = image.mode.startswith("I") and 0 < image.getextrema()[1] < 256
     with open_image(sample.mask) as mask:
         check_mask_mode(mask, sample.mask)
-        mask_size = (mask.height, mask.width)
-    if mask_size != size:
-        if swapped and mask_size == size[::-1]:
-            hint = "The image's EXIF orientation rotates it by a quarter turn, but its mask is not rotated: rotate it."
-        else:
-            hint = "Export the mask at the image's size, without interpolation."
-        raise DataError(
-            f"{sample.mask} is {mask_size[0]}x{mask_size[1]} px (HxW), its image {sample.image} is "
-            f"{size[0]}x{size[1]}. {hint}"
-        )
+        mask_size, turned = upright_size(mask), exif_orientation(mask) != orientation
+    check_same_size(sample.image, size, sample.mask, mask_size, orientations_differ=turned)
     if not decode:
-        return _Inspection(size, None)
-    pixels = _count_values(read_mask(sample.mask))
-    if unknown := unknown_values(pixels, hierarchy):
-        raise unknown_labels_error(sample.mask, unknown)
-    return _Inspection(size, pixels)
+        return _Inspection(size, turned)
+    return _Inspection(size, turned, black, _count_values(read_mask(sample.mask)))
+
+
+def _unknown_values_error(masks: Sequence[Path], found: Counter[int], hierarchy: Hierarchy) -> DataError:
+    """The error for all masks with unknown values; `found` counts the pixels of each value in all decoded masks."""
+    unknown = unknown_values(found, hierarchy)
+    hint = unknown_values_hint(found, unknown, hierarchy)
+    if len(masks) == 1:
+        return DataError(f"{masks[0]} has values that are not labels: {list_values(unknown)}. {hint}")
+    return DataError(
+        f"{len(masks)} masks have values that are not labels: {list_values(unknown)}; {name_files(masks)}. {hint}"
+    )
 
 
 def _count_values(mask: np.ndarray) -> dict[int, int]:

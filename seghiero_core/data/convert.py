@@ -11,7 +11,9 @@ import numpy as np
 from PIL import Image
 
 from seghiero_core.atomic import replacing
+from seghiero_core.data.faults import FileError, report_faults
 from seghiero_core.data.images import open_image
+from seghiero_core.data.orientation import turn_upright
 from seghiero_core.data.samples import MASK_EXTENSIONS, files_below
 from seghiero_core.errors import DataError, UsageError, shorten
 
@@ -19,7 +21,6 @@ RGB = tuple[int, int, int]
 """A color, each channel 0..255."""
 
 _NO_VALUE = -1
-_FAULTS_SHOWN = 10
 _COLORS_SHOWN = 5
 
 
@@ -32,7 +33,8 @@ def convert_masks(
 ) -> list[Path]:
     """Write every color mask below `source` as a PNG of label values at the same place below `out`.
 
-    The files are 8-bit PNGs with the colors as their palette, or 16-bit PNGs where a value is above 255.
+    Masks are rotated upright by their EXIF orientation. The files are 8-bit PNGs with the colors as their palette, or
+    16-bit PNGs where a value is above 255.
 
     Args:
         source: A folder of color masks.
@@ -70,8 +72,7 @@ def convert_masks(
             if on_progress:
                 on_progress(done, len(targets))
     if faults:
-        listed = shorten(faults, _FAULTS_SHOWN, separator="\n")
-        raise DataError(f"{len(faults)} of {len(targets)} masks were not converted:\n{listed}")
+        raise DataError(f"{len(faults)} of {len(targets)} masks were not converted:\n{report_faults(faults)}")
     return list(targets.values())
 
 
@@ -132,6 +133,7 @@ def _targets(source: Path, out: Path) -> dict[Path, Path]:
 def _label_values(mask: Path, table: np.ndarray) -> np.ndarray:
     """H,W int32 label values of a color mask; DataError where it can't be read or has a color without a value."""
     with open_image(mask) as image:
+        turn_upright(image)
         rgb = np.array(image.convert("RGB"), dtype=np.int32)
     codes = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
     values = table[codes]
@@ -140,9 +142,12 @@ def _label_values(mask: Path, table: np.ndarray) -> np.ndarray:
         colors, counts = np.unique(codes[unknown], return_counts=True)
         by_count = sorted(zip(counts.tolist(), colors.tolist(), strict=True), reverse=True)
         listed = [f"{code >> 16},{code >> 8 & 255},{code & 255} ({count} px)" for count, code in by_count]
-        raise DataError(
-            f"{mask} has colors that belong to no class: {shorten(listed, _COLORS_SHOWN)}. Add them to "
-            "classes.colors, or pass them to --ignore."
+        advice = "Add them to classes.colors, or pass them to --ignore."
+        raise FileError(
+            f"{mask} has colors that belong to no class: {shorten(listed, _COLORS_SHOWN)}. {advice}",
+            mask,
+            many=f"{{count}} masks have colors that belong to no class: {{files}}. {advice}",
+            detail=shorten(listed, 2),
         )
     return values
 

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from seghiero_core.data.faults import FileError
+from seghiero_core.data.orientation import turn_upright
 from seghiero_core.errors import DataError, shorten
 from seghiero_core.hierarchy.tree import Hierarchy
 
 _MASK_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
-_EXIF_ORIENTATION = 0x0112
 
 
 @contextmanager
@@ -35,15 +36,25 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     except (DataError, MemoryError):
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{path} no longer exists. Restore it, or remove its pair.") from error
+        raise FileError(
+            f"{path} no longer exists. Restore it, or remove its pair.",
+            path,
+            many="{count} files no longer exist: {files}. Restore them, or remove their pairs.",
+        ) from error
     except Exception as error:  # Pillow's decoders raise nearly every exception type on a damaged file
-        raise DataError(f"{path} can't be read ({error}). Replace the file, or remove it and its pair.") from error
+        reason = str(error).replace(f" {str(path)!r}", "")
+        raise FileError(
+            f"{path} can't be read ({reason}). Replace the file, or remove it and its pair.",
+            path,
+            many="{count} files can't be read: {files}. Replace them, or remove them and their pairs.",
+            detail=reason,
+        ) from error
 
 
 def read_image(path: Path) -> np.ndarray:
     """Decode a still image to RGB, rotated upright by its EXIF orientation.
 
-    Alpha is dropped, palettes and CMYK are converted, and 16-bit gray keeps its high byte.
+    Gray, palettes, CMYK and other colors are converted to RGB, alpha is dropped, and 16-bit gray keeps its high byte.
 
     Args:
         path: A file in any format that Pillow reads.
@@ -52,32 +63,42 @@ def read_image(path: Path) -> np.ndarray:
         H,W,3 uint8 RGB.
 
     Raises:
-        DataError: When the file is missing or damaged, or has floating-point pixels.
+        DataError: When the file is missing or damaged, or has 32-bit or floating-point pixels.
     """
     with open_image(path) as image:
         check_image_mode(image, path)
-        return to_rgb(ImageOps.exif_transpose(image))
+        turn_upright(image)
+        return to_rgb(image)
 
 
 def check_image_mode(image: Image.Image, path: Path) -> None:
-    """Refuse floating-point pixels, whose range is unknown.
+    """Refuse 32-bit and floating-point pixels, whose range is unknown.
+
+    One image doesn't tell its range: a dark one may hold small values only, and a crop may, too.
 
     Args:
         image: An open image.
         path: The name to use in the message.
 
     Raises:
-        DataError: When the image has floating-point pixels.
+        DataError: When the image has such pixels.
     """
-    if image.mode == "F":
-        raise DataError(f"{path} has floating-point pixels; convert it to 8 bits per channel.")
+    # Pillow opens 16-bit PGM files as 32-bit images, scaled to 0..65535.
+    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+        pixels = "floating-point" if image.mode == "F" else "32-bit"
+        raise FileError(
+            f"{path} has {pixels} pixels, whose range is unknown; convert it to 8 bits per channel, or to 16-bit gray.",
+            path,
+            many=f"{{count}} images have {pixels} pixels, whose range is unknown: {{files}}. Convert them to 8 bits "
+            "per channel, or to 16-bit gray.",
+        )
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
     """Convert a Pillow image, or a crop of one, to RGB.
 
     Args:
-        image: An image of any mode except "F".
+        image: An image of any mode that `check_image_mode` accepts.
 
     Returns:
         H,W,3 uint8 RGB.
@@ -91,7 +112,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Decode a mask of label values.
+    """Decode a mask of label values, rotated upright by its own EXIF orientation.
 
     Args:
         path: A file with one channel, or a palette, whose indices are the label values.
@@ -104,6 +125,7 @@ def read_mask(path: Path) -> np.ndarray:
     """
     with open_image(path) as image:
         check_mask_mode(image, path)
+        turn_upright(image)
         mask = np.array(image)
     if mask.dtype == bool:
         return mask.astype(np.uint8)
@@ -111,21 +133,69 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 def check_mask_mode(image: Image.Image, path: Path) -> None:
-    """Refuse a mask that does not have one channel of integers.
+    """Refuse a mask that does not have one channel of integers, or is compressed as JPEG.
 
     Args:
         image: An open mask.
         path: The name to use in the message.
 
     Raises:
-        DataError: When the mask has several channels, or floating-point pixels.
+        DataError: When the mask has several channels or floating-point pixels, or is a JPEG under another name.
     """
+    if image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg":
+        raise FileError(
+            f"{path} is compressed as JPEG, which alters label values. Export the mask as PNG.",
+            path,
+            many="{count} masks are compressed as JPEG, which alters label values: {files}. Export them as PNG.",
+        )
     if image.mode not in _MASK_MODES:
-        raise DataError(
-            f"{path} has the channels {', '.join(image.getbands())} (mode {image.mode}); a mask has one channel with "
-            "the label value of each pixel. Save it as an 8-bit, 16-bit or palette PNG of label values "
+        advice = (
+            "has one channel with the label value of each pixel. Save 8-bit, 16-bit or palette PNGs of label values "
             "(`seghiero data convert` converts masks painted in class colors)."
         )
+        raise FileError(
+            f"{path} has the channels {', '.join(image.getbands())} (mode {image.mode}); a mask {advice}",
+            path,
+            many=f"{{count}} masks have several channels or floating-point pixels: {{files}}. A mask {advice}",
+            detail=f"mode {image.mode}",
+        )
+
+
+def check_same_size(
+    image: Path,
+    image_size: tuple[int, int],
+    mask: Path,
+    mask_size: tuple[int, int],
+    *,
+    orientations_differ: bool = False,
+) -> None:
+    """Refuse a pair whose upright sizes differ.
+
+    Args:
+        image: The image file.
+        image_size: (H, W) of the upright image, in px.
+        mask: The mask file.
+        mask_size: (H, W) of the upright mask, in px.
+        orientations_differ: Whether their EXIF orientations differ, which may be why.
+
+    Raises:
+        DataError: When the sizes differ.
+    """
+    if image_size == mask_size:
+        return
+    found, wanted = f"{mask_size[0]}x{mask_size[1]} px (HxW)", f"{image_size[0]}x{image_size[1]}"
+    if orientations_differ and mask_size == image_size[::-1]:
+        hint = "The EXIF orientation rotates one of the two by a quarter turn: rotate the pixels of the other."
+        many = "{count} masks have height and width swapped: {files}. " + hint.replace("the two", "each pair")
+    else:
+        hint = "Export the mask at the image's size, without interpolation."
+        many = (
+            "{count} masks differ in size from their images: {files}. Export masks at the size of their images, "
+            "without interpolation."
+        )
+    raise FileError(
+        f"{mask} is {found}, its image {image} is {wanted}. {hint}", mask, many=many, detail=f"{found}, image {wanted}"
+    )
 
 
 def read_target(path: Path, hierarchy: Hierarchy) -> np.ndarray:
@@ -147,7 +217,10 @@ def read_target(path: Path, hierarchy: Hierarchy) -> np.ndarray:
     except ValueError:
         values, counts = np.unique(mask, return_counts=True)
         pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        raise unknown_labels_error(path, unknown_values(pixels, hierarchy)) from None
+        raise DataError(
+            f"{path} has values that are not labels: {list_values(unknown_values(pixels, hierarchy))}. Add them to "
+            "classes.labels, or set classes.ignore to the value of pixels to ignore."
+        ) from None
 
 
 def unknown_values(pixels: Mapping[int, int], hierarchy: Hierarchy) -> dict[int, int]:
@@ -165,44 +238,14 @@ def unknown_values(pixels: Mapping[int, int], hierarchy: Hierarchy) -> dict[int,
     }
 
 
-def unknown_labels_error(path: Path, pixels: Mapping[int, int]) -> DataError:
-    """Build the error for a mask with unknown label values.
+def list_values(pixels: Mapping[int, int]) -> str:
+    """List mask values.
 
     Args:
-        path: The mask file.
-        pixels: The number of pixels of each unknown value.
+        pixels: The number of pixels of each value.
 
     Returns:
-        An error that lists the values, the most frequent first.
+        The five most frequent, such as "17 (7 px), 77 (3 px)".
     """
     by_count = sorted(pixels.items(), key=lambda entry: -entry[1])
-    listed = shorten([f"{value} ({count} px)" for value, count in by_count], 5)
-    return DataError(
-        f"{path} has values that are not labels: {listed}. Add them to classes.labels, or set classes.ignore to the "
-        "value of pixels to ignore."
-    )
-
-
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Get the size of an image once it is rotated upright, from its header.
-
-    Args:
-        image: An open image; it is not decoded.
-
-    Returns:
-        (H, W) in px.
-    """
-    width, height = image.size
-    return (width, height) if exif_swaps_sides(image) else (height, width)
-
-
-def exif_swaps_sides(image: Image.Image) -> bool:
-    """Check whether the EXIF orientation swaps height and width.
-
-    Args:
-        image: An open image; it is not decoded.
-
-    Returns:
-        True for the four orientations that rotate by a quarter turn.
-    """
-    return image.getexif().get(_EXIF_ORIENTATION) in (5, 6, 7, 8)
+    return shorten([f"{value} ({count} px)" for value, count in by_count], 5)

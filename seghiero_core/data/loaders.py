@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -14,7 +15,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from seghiero_core.config.schema import TransformConfig
-from seghiero_core.data.images import open_image, read_image, read_target, upright_size
+from seghiero_core.data.images import check_same_size, open_image, read_image, read_target
+from seghiero_core.data.orientation import upright_size
 from seghiero_core.data.samples import Sample
 from seghiero_core.data.transforms import augment_image, augment_target, draw_augmentation, sample_generator
 from seghiero_core.errors import DataError, DeviceError
@@ -102,11 +104,7 @@ class SegmentationDataset(Dataset):
     def _decode(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         sample = self.samples[index]
         image, target = read_image(sample.image), read_target(sample.mask, self.hierarchy)
-        if target.shape != image.shape[:2]:
-            raise DataError(
-                f"{sample.mask} is {target.shape[0]}x{target.shape[1]} px (HxW), its image {sample.image} is "
-                f"{image.shape[0]}x{image.shape[1]}. Export the mask at the image's size."
-            )
+        check_same_size(sample.image, image.shape[:2], sample.mask, target.shape)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(target)
 
 
@@ -178,11 +176,10 @@ def eval_loader(
     """
     if batch_size > 1 and len({_image_size(sample) for sample in samples}) > 1:
         batch_size = 1
-    return DataLoader(
-        SegmentationDataset(samples, hierarchy),
-        batch_size=batch_size,
-        **_worker_options(workers, device_type, processes, 0),
-    )
+    options = _worker_options(workers, device_type, processes, 0)
+    if options["num_workers"]:
+        options["prefetch_factor"] = 1  # images of native size may be large
+    return DataLoader(SegmentationDataset(samples, hierarchy), batch_size=batch_size, **options)
 
 
 def num_workers(workers: int | str, device_type: str = "cpu", processes: int = 1) -> int:
@@ -224,8 +221,8 @@ def batches(loader: Iterable[Any]) -> Iterator[Any]:
     try:
         yield from loader
     except DataError as error:
-        # torch's wrapper ends with the formatted traceback, whose last line is "module.DataError: message".
-        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from None
+        # torch's wrapper ends with the formatted traceback, whose last line is "module.FileError: message".
+        raise DataError(re.split(r"^seghiero_core[\w.]+Error: ", str(error), flags=re.MULTILINE)[-1].strip()) from None
     except RuntimeError as error:
         if not is_dead_worker(error):
             raise

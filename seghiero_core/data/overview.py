@@ -40,7 +40,7 @@ def check_data(config: Config, on_progress: Callable[[str, int, int], None] | No
         try:
             audits[split] = audit(split_samples(config.dataset, split), config.hierarchy, on_progress=progress)
         except DataError as error:
-            faults.append(f"{split}: {error}")
+            faults += [f"{split}: {line}" for line in str(error).splitlines()]
     if faults:
         raise DataError("\n".join(faults))
     return audits
@@ -54,9 +54,11 @@ def data_stats(config: Config, audits: dict[str, Audit]) -> dict[str, Any]:
         audits: What `check_data` returned for it.
 
     Returns:
-        {"splits": {name: {"images", "sizes": [{"height", "width", "images"}], "ignored": 0..1, "levels": [{"name",
-        "unlabelled", "classes": [{"name", "pixels", "share"}]}]}}, "class_weights": {scheme: {leaf: weight}}}. Shares
-        are fractions of the labelled pixels; "unlabelled" is the fraction labeled with a class coarser than the level.
+        {"splits": {name: {"images", "sizes": [{"height", "width", "images"}], "ignored": 0..1, "labels": [{"value",
+        "name", "pixels", "share"}], "levels": [{"name", "unlabelled", "classes": [{"name", "pixels", "share"}]}]}},
+        "class_weights": {scheme: {leaf: weight}}}. Shares are fractions of the labeled pixels. "labels" counts the
+        pixels with each mask value; a class of "levels" counts all labels below it, and "unlabelled" is the fraction
+        labeled with a class coarser than the level.
     """
     hierarchy = config.hierarchy
     leaves = hierarchy.leaves
@@ -104,6 +106,10 @@ def preview(config: Config, split: str, count: int, *, augmented: bool) -> Image
 
 def _split_stats(found: Audit, hierarchy: Hierarchy) -> dict[str, Any]:
     labelled = max(1, int(found.pixels.sum()))
+    labels = []
+    for value, node in sorted(hierarchy.values.items()):
+        pixels = int(found.pixels[node])
+        labels.append({"value": value, "name": hierarchy.nodes[node], "pixels": pixels, "share": pixels / labelled})
     levels = []
     for number, level in enumerate(hierarchy.levels):
         class_of_node = hierarchy.node_to_level[number]
@@ -115,8 +121,9 @@ def _split_stats(found: Audit, hierarchy: Hierarchy) -> dict[str, Any]:
         levels.append({"name": level.name, "unlabelled": unlabelled, "classes": classes})
     sizes = sorted(found.sizes.items(), key=lambda entry: -entry[1])
     return {
-        "images": found.samples,
+        "images": len(found.samples),
         "sizes": [{"height": height, "width": width, "images": count} for (height, width), count in sizes],
         "ignored": found.ignored / max(1, int(found.pixels.sum()) + found.ignored),
+        "labels": labels,
         "levels": levels,
     }

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from seghiero_core.config.schema import DatasetConfig
+from seghiero_core.data.faults import name_files
+from seghiero_core.data.hints import look_swapped
 from seghiero_core.errors import DataError, UsageError, shorten
 
-IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+IMAGE_EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".jp2", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".ppm", ".pgm"}
+)
+"""Of an animation, the first frame is read."""
 MASK_EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm"})
 """Lossless formats only: JPEG changes label values."""
 
@@ -55,9 +60,15 @@ def find_samples(split: Split, *, name: str = "train", image_suffix: str = "", m
         DataError: When a folder is missing or has no such file, an image has no mask, or two files have the same stem.
     """
     images = _by_stem(Path(split.images), IMAGE_EXTENSIONS, image_suffix, f"dataset.{name}.images", "image")
-    masks = _by_stem(Path(split.masks), MASK_EXTENSIONS, mask_suffix, f"dataset.{name}.masks", "mask")
+    try:
+        masks = _by_stem(Path(split.masks), MASK_EXTENSIONS, mask_suffix, f"dataset.{name}.masks", "mask")
+    except DataError:
+        _check_not_swapped(split, name)
+        _check_not_jpeg(split, name, images, mask_suffix)
+        raise
     missing = sorted(set(images) - set(masks))
     if missing:
+        _check_not_jpeg(split, name, missing, mask_suffix)
         shown = shorten([images[stem] for stem in missing])
         raise DataError(
             f"{len(missing)} of {len(images)} images have no mask: {shown}. A mask for the first is expected at "
@@ -126,11 +137,46 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(here, name) for name in sorted(names) if not name.startswith("."))
 
 
+def _check_not_swapped(split: Split, name: str) -> None:
+    """Raise DataError where the folder of images holds masks, and that of masks pictures."""
+    images, masks = (
+        [path for path in files_below(folder) if path.suffix.lower() in IMAGE_EXTENSIONS]
+        for folder in (Path(split.images), Path(split.masks))
+    )
+    if look_swapped(images, masks):
+        raise DataError(
+            f"dataset.{name}: the files in {split.images} look like masks, those in {split.masks} like pictures. Swap "
+            "`images` and `masks`."
+        )
+
+
+def _check_not_jpeg(split: Split, name: str, missing: Collection[str], mask_suffix: str) -> None:
+    """Raise DataError where the masks that are missing are JPEG files."""
+    wanted = {f"{stem}{mask_suffix}" for stem in missing}
+    jpegs = [
+        path
+        for path in files_below(Path(split.masks))
+        if path.suffix.lower() in (".jpg", ".jpeg")
+        and path.relative_to(split.masks).with_suffix("").as_posix() in wanted
+        and not path.is_relative_to(split.images)  # the folder of images may be the same, or inside
+    ]
+    if jpegs:
+        raise DataError(
+            f"dataset.{name}.masks: {name_files(jpegs)}: JPEG alters label values, so masks can't be JPEG files. "
+            "Export them as PNG."
+        )
+
+
 def _by_stem(folder: Path, extensions: frozenset[str], suffix: str, key: str, kind: str) -> dict[str, Path]:
     """Files of `folder` by relative path without extension and suffix, with `/` between folders."""
     if not folder.is_dir():
         problem = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"{key}: {folder} {problem}. Correct the path (it is relative to the YAML file).")
+        split = key.split(".")[1]
+        raise DataError(
+            f"{key}: {folder} {problem}. Write `{split}: {{images: FOLDER, masks: FOLDER}}`, or `{split}: FOLDER` for "
+            "a folder that holds images/ and masks/, with paths relative to dataset.root, which is relative to the "
+            "YAML file."
+        )
     found: dict[str, Path] = {}
     skipped = 0
     for path in files_below(folder):

@@ -11,10 +11,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from seghiero_cli.commands.data import _percent
 from seghiero_core.config.loading import load_config
 from seghiero_core.data.loaders import SegmentationDataset
 from seghiero_core.data.samples import split_samples
 from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.training.prepare import prepare
+from support.exif import save_turned
+from support.tiny import TINY
 
 COLORS = {"sky": [70, 130, 180], "pole": [153, 153, 153], "road": [128, 64, 128]}
 
@@ -67,6 +71,66 @@ def test_check_reports_the_faults_of_every_split_even_if_the_config_sets_check_f
     assert "train: " in err and "val: " in err
 
 
+def test_check_names_one_fault_of_many_files_once_per_split(run, project):
+    for split in ("train", "val"):
+        masks = sorted((project.parent / "data" / split / "masks").iterdir())
+        for mask in masks[:7]:
+            mask.write_bytes(b"")
+        masks[7].unlink()
+        masks[8].unlink()
+        for mask in masks[7:9]:
+            (project.parent / "data" / split / "images" / mask.with_suffix(".jpg").name).unlink(missing_ok=True)
+            (project.parent / "data" / split / "images" / mask.name).unlink(missing_ok=True)
+        Image.fromarray(np.zeros((5, 6), np.uint8)).save(masks[9])
+    code, out, err = run("data", "check", project)
+    lines = err.removeprefix("error: ").splitlines()
+    assert (code, out) == (3, "") and [line.partition(":")[0] for line in lines] == ["train"] * 2 + ["val"] * 2
+    assert "7 files can't be read: 000.png (" in lines[0] and "and 4 more in " in lines[0]
+    assert "is 5x6 px (HxW)" in lines[1]
+
+
+def test_check_says_what_is_probably_wrong(run, small):
+    """Binary masks of 0 and 255, the same folder twice, and crops larger than the images."""
+    for split in ("train", "val"):
+        for path in (small.parent / split / "masks").iterdir():
+            Image.fromarray(np.asarray(Image.open(path)) // 2 % 2 * 255).save(path)
+    text = small.read_text().replace("images: val/images, masks: val/masks", "images: train/images, masks: train/masks")
+    text = text.replace("size: [48, 64]", "size: [64, 96]")
+    classes = text[text.index("classes:") : text.index("backbone:")]
+    small.write_text(text.replace(classes, "classes: {labels: [background, car]}\n"))
+    code, out, err = run("data", "check", small)
+    meant = "If 255 means car, write labels: {0: background, 255: car} and ignore: 254."
+    assert (code, err) == (0, "") and out.count(meant) == 2
+    assert "     warning: all images are also in train: 0.png, 1.png, 2.png and 1 more in " in out
+    assert "     warning: transform.size [64, 96] is larger than every image" in out
+    assert out.count("     classes without a pixel: car") == 2
+    facts = json.loads(run("data", "check", small, "--json")[1])
+    assert len(facts["train"]["warnings"]) == 2 and len(facts["val"]["warnings"]) == 2
+    assert run("data", "stats", small)[2].count("warning: train: ") == 2
+    events = []
+    prepare(load_config(small, TINY), events.append)
+    texts = [event["text"] for event in events if event["event"] == "warning"]
+    assert [text.partition(":")[0] for text in texts] == ["train", "train", "val", "val"]
+    assert all(text.partition(": ")[2] in out for text in texts)
+
+
+def test_a_split_is_one_folder_or_two(run, small):
+    expected = run("data", "check", small)[1]
+    both = ("{images: train/images, masks: train/masks}", "{images: val/images, masks: val/masks}")
+    text = small.read_text()
+    small.write_text(text.replace(both[0], "train").replace(both[1], "val"))
+    assert run("data", "check", small) == (0, expected, "")
+    assert load_config(small).dataset.val.masks == small.parent / "val" / "masks"
+    small.write_text(text.replace(both[0], "train/images").replace(both[1], "val"))
+    code, _, err = run("data", "check", small)
+    assert code == 3 and f"dataset.train.images: {small.parent / 'train/images/images'} does not exist. Write" in err
+    assert "`train: {images: FOLDER, masks: FOLDER}`, or `train: FOLDER` for a folder that holds images/ and" in err
+    for value in ("[train/images, train/masks]", "3", "''"):
+        small.write_text(text.replace(both[0], value))
+        code, _, err = run("data", "check", small)
+        assert code == 2 and "line 2: dataset.train: expected FOLDER, which holds images/ and masks/, or {images" in err
+
+
 def test_stats_equal_brute_force(run, project):
     config = load_config(project)
     hierarchy = Hierarchy.from_config(config.classes)
@@ -88,6 +152,46 @@ def test_stats_equal_brute_force(run, project):
     assert set(document["class_weights"]["auto"]) == set(hierarchy.leaves)
     code, out, _ = run("data", "stats", project)
     assert code == 0 and all(name in out for name in (*hierarchy.nodes, "train %", "val %", "median_frequency"))
+
+
+SHOES = {"labels": {0: "sky", 2: "boots", 5: "flats", 9: "shoes"}, "tree": {"sky": None, "shoes": ["boots", "flats"]}}
+
+
+def test_stats_are_one_table_of_the_whole_tree(run, tmp_path):
+    masks = {"train": np.zeros((200, 500), np.uint8), "val": np.full((200, 500), 9, np.uint8)}
+    masks["train"][0, :3], masks["train"][1, :80] = 2, 9
+    for split, mask in masks.items():
+        for kind, array in (("images", np.zeros((200, 500, 3), np.uint8)), ("masks", mask)):
+            (tmp_path / split / kind).mkdir(parents=True)
+            Image.fromarray(array).save(tmp_path / split / kind / "a.png")
+    config = {"dataset": {s: {k: f"{s}/{k}" for k in ("images", "masks")} for s in masks}, "classes": SHOES}
+    (tmp_path / "cfg.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    code, out, _ = run("data", "stats", tmp_path / "cfg.yaml")
+    rows = [line.split() for line in out.splitlines()]
+    assert code == 0 and " ".join(rows[0]) == "class train % val % weight auto weight median frequency"
+    assert rows[1][:3] == ["sky", "99.92", "0"] and len(rows[1]) == 5
+    assert rows[2] == ["shoes", "0.08", "100.00"]
+    assert rows[3][:3] == ["boots", "0.003", "0"] and rows[4][:3] == ["flats", "0", "0"]
+    assert rows[5] == ["only", "shoes", "0.08", "100.00"]
+    assert (
+        "only X: pixels labeled X itself" in out
+        and "weight: in the loss, with loss.class_weights: auto or median_frequency." in out
+    )
+    document = json.loads(run("data", "stats", tmp_path / "cfg.yaml", "--json")[1])
+    assert document["splits"]["train"]["labels"][3] == {"value": 9, "name": "shoes", "pixels": 80, "share": 80 / 1e5}
+    absent = {
+        split: facts["absent"]
+        for split, facts in json.loads(run("data", "check", tmp_path / "cfg.yaml", "--json")[1]).items()
+    }
+    assert absent == {"train": ["flats"], "val": ["sky", "boots", "flats"]}
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(0, "0"), (0.5, "50.00"), (2e-4, "0.02"), (3.1e-5, "0.003"), (1.4e-6, "0.0001"), (2e-7, "<0.0001"), (1, "100.00")],
+)
+def test_rare_classes_differ_from_absent_ones(share, shown):
+    assert _percent(share) == shown
 
 
 def test_preview_shows_labels_at_every_level(run, project, tmp_path):
@@ -138,12 +242,29 @@ def test_converted_masks_hold_the_label_values(run, painted, tmp_path, mode, val
     assert sorted(path.name for path in out.rglob("*") if path.is_file()) == ["0.png", "1.png", "2.png"]
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_converted_masks_are_upright(run, painted, tmp_path, orientation):
+    mask = np.array([[0, 1, 0], [1, 1, 0]])
+    cfg = painted({0: "sky", 1: "road"}, {"a.png": mask})
+    path = tmp_path / "painted" / "a.png"
+    save_turned(np.asarray(Image.open(path)), path, orientation)
+    assert run("data", "convert", cfg, tmp_path / "painted", tmp_path / "masks")[0] == 0
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "masks" / "a.png")), mask)
+
+
 def test_colors_of_no_class_are_listed_and_the_rest_is_converted(run, painted, tmp_path):
     cfg = painted({0: "sky", 1: "road"}, {"good.png": np.zeros((4, 5), int), "bad.png": np.full((4, 5), 255)})
     code, out, err = run("data", "convert", cfg, tmp_path / "painted", tmp_path / "masks")
     assert (code, out) == (3, "") and "1 of 2 masks were not converted" in err
     assert "bad.png has colors that belong to no class: 0,0,0 (20 px)" in err and "--ignore" in err
     assert [path.name for path in (tmp_path / "masks").iterdir()] == ["good.png"]
+
+
+def test_colors_of_no_class_in_many_masks_are_one_line(run, painted, tmp_path):
+    cfg = painted({0: "sky"}, {f"{i}.png": np.full((4, 5), 255) for i in range(6)})
+    code, _, err = run("data", "convert", cfg, tmp_path / "painted", tmp_path / "masks")
+    assert code == 3 and len(err.splitlines()) == 2
+    assert "6 masks have colors that belong to no class: 0.png (0,0,0 (20 px)), 1.png" in err and "and 3 more in" in err
 
 
 def test_what_convert_refuses(run, painted, tmp_path):

@@ -6,8 +6,11 @@ from PIL import Image
 
 from seghiero_core.data import audit as audit_module
 from seghiero_core.data.audit import audit
+from seghiero_core.data.images import read_image, read_mask
 from seghiero_core.data.samples import find_samples
 from seghiero_core.errors import DataError
+from seghiero_core.hierarchy.tree import Hierarchy
+from support.exif import save_turned
 
 
 def valid_mask(rng, shape=(20, 30)):
@@ -33,7 +36,7 @@ def test_counts_equal_brute_force(folders, ragged, monkeypatch):
         assert facts.pixels[ragged.index_of(name)] == (everything == value).sum()
     assert facts.pixels[ragged.index_of("clothes")] == 0  # pixels count where they are labelled, not above
     assert facts.ignored == (everything == 255).sum()
-    assert (facts.samples, facts.decoded, facts.sizes) == (3, 3, {(20, 30): 2, (7, 5): 1})
+    assert (len(facts.samples), facts.decoded, facts.sizes) == (3, 3, {(20, 30): 2, (7, 5): 1})
     assert facts.pixels.dtype == np.int64
 
 
@@ -64,16 +67,17 @@ def test_every_fault_is_found_in_one_message(folders, ragged):
     samples[4].mask.write_bytes(b"")
     samples[5].image.write_bytes(samples[5].image.read_bytes()[:400])
     samples[6].image.unlink()
+    Image.fromarray(np.zeros((20, 30), dtype=np.int32)).save(samples[7].image, format="TIFF")
     with pytest.raises(DataError) as info:
         audit(samples, ragged)
     lines = str(info.value).splitlines()
     assert info.value.exit_code == 3 and len(lines) == 6
-    assert f"{samples[1].mask} has values that are not labels: 17 (7 px), 77 (3 px)." in lines[0]
-    assert f"{samples[2].mask} is 20x31 px (HxW), its image {samples[2].image} is 20x30" in lines[1]
-    assert "mode RGB" in lines[2] and str(samples[3].mask) in lines[2]
-    assert f"{samples[4].mask} can't be read" in lines[3]
-    assert f"{samples[5].image} can't be read" in lines[4]
-    assert f"{samples[6].image} no longer exists" in lines[5]
+    assert f"{samples[2].mask} is 20x31 px (HxW), its image {samples[2].image} is 20x30" in lines[0]
+    assert "mode RGB" in lines[1] and str(samples[3].mask) in lines[1]
+    assert lines[2].startswith("2 files can't be read: masks/4.png (cannot identify image file), images/5.png (")
+    assert f"{samples[6].image} no longer exists" in lines[3]
+    assert f"{samples[7].image} has 32-bit pixels" in lines[4]
+    assert f"{samples[1].mask} has values that are not labels: 17 (7 px), 77 (3 px)." in lines[5]
 
 
 def test_truncated_jpeg_is_found(folders, ragged):
@@ -86,27 +90,129 @@ def test_truncated_jpeg_is_found(folders, ragged):
         audit([sample], ragged)
 
 
-def test_ten_faults_are_shown_and_all_are_counted(folders, ragged):
+def spoil_file(sample):
+    sample.mask.write_bytes(b"no")
+
+
+def spoil_size(sample):
+    Image.fromarray(np.zeros((5, 6), dtype=np.uint8)).save(sample.mask)
+
+
+def spoil_mode(sample):
+    Image.fromarray(np.zeros((20, 30, 3), dtype=np.uint8)).save(sample.mask)
+
+
+def spoil_format(sample):
+    Image.fromarray(np.zeros((20, 30), dtype=np.uint8)).save(sample.mask, format="JPEG")
+
+
+def spoil_value(sample):
+    Image.fromarray(np.full((20, 30), 17, dtype=np.uint8)).save(sample.mask)
+
+
+def spoil_image(sample):
+    Image.fromarray(np.zeros((20, 30), dtype=np.float32)).save(sample.image, format="TIFF")
+
+
+def spoil_pair(sample):
+    sample.mask.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (spoil_file, "files can't be read: 1.png (cannot identify image file), 10.png"),
+        (spoil_size, "masks differ in size from their images: 1.png (5x6 px (HxW), image 20x30), 10.png"),
+        (spoil_mode, "masks have several channels or floating-point pixels: 1.png (mode RGB), 10.png"),
+        (spoil_format, "masks are compressed as JPEG, which alters label values: 1.png, 10.png, 11.png and 10 more in"),
+        (spoil_value, "masks have values that are not labels: 17 (7800 px); 1.png, 10.png, 11.png and 10 more in"),
+        (spoil_image, "images have floating-point pixels, whose range is unknown: 1.png, 10.png, 11.png and 10 more"),
+        (spoil_pair, "files no longer exist: 1.png, 10.png, 11.png and 10 more in"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_one_fault_of_many_files_is_one_line(folders, ragged, spoil, text):
     samples = fill(folders, 14)
     for sample in samples[1:]:
-        sample.mask.write_bytes(b"no")
+        spoil(sample)
     with pytest.raises(DataError) as info:
         audit(samples, ragged)
-    lines = str(info.value).splitlines()
-    assert len(lines) == 11 and lines[-1] == "and 3 more"
-    assert [str(s.mask) in line for s, line in zip(samples[1:11], lines, strict=False)] == [True] * 10
+    (line,) = str(info.value).splitlines()
+    assert line.startswith(f"13 {text}"), line
 
 
-def test_exif_turned_image(folders, ragged):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    folders.add("a", np.zeros((30, 20), dtype=np.uint8), np.zeros((20, 30, 3), dtype=np.uint8))
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_image_and_mask_with_one_orientation_fit(folders, ragged, orientation):
+    mask = valid_mask(np.random.default_rng(0))
+    folders.add("a", mask)
     (sample,) = find_samples(folders)
-    Image.open(sample.image).copy().save(sample.image, exif=exif)
-    assert audit([sample], ragged).sizes == {(30, 20): 1}
-    Image.fromarray(np.zeros((20, 30), dtype=np.uint8)).save(sample.mask)
-    with pytest.raises(DataError, match="EXIF orientation rotates it by a quarter turn"):
-        audit([sample], ragged)
+    save_turned(np.stack([mask] * 3, axis=2), sample.image, orientation)
+    save_turned(mask, sample.mask, orientation)
+    found = audit([sample], ragged)
+    assert found.sizes == {(20, 30): 1} and found.turned == ()
+    assert np.array_equal(read_image(sample.image)[..., 0], read_mask(sample.mask))
+
+
+@pytest.mark.parametrize("check", ["full", "fast"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientations_that_differ_are_recorded_where_the_sizes_fit(folders, ragged, orientation, check):
+    mask = valid_mask(np.random.default_rng(0))
+    folders.add("a", mask)
+    (sample,) = find_samples(folders)
+    save_turned(np.stack([mask] * 3, axis=2), sample.image, orientation)
+    found = audit([sample], ragged, check=check)
+    assert found.turned == (() if orientation == 1 else (sample.image,))
+    save_turned(np.ascontiguousarray(mask.T if orientation > 4 else mask), sample.mask, 1)
+    if orientation > 4:
+        with pytest.raises(DataError, match="EXIF orientation rotates one of the two by a quarter turn"):
+            audit([sample], ragged, check=check)
+
+
+def test_16_bit_images_that_become_black_are_recorded(folders, ragged):
+    samples = fill(folders, 3)
+    for sample, brightest in zip(samples, (255, 256, 0), strict=True):
+        Image.fromarray(np.full((20, 30), brightest, dtype=np.uint16)).save(sample.image)
+    assert audit(samples, ragged).black == (samples[0].image,)
+
+
+def test_values_that_start_at_1_are_recognized(folders):
+    flat = Hierarchy.from_config({"labels": ["no", "road", "car"]})
+    for i in range(2):
+        folders.add(f"{i}", np.array([[1, 2], [3, 3]], dtype=np.uint8))
+    with pytest.raises(DataError) as info:
+        audit(find_samples(folders), flat)
+    assert "2 masks have values that are not labels: 3 (4 px); 0.png, 1.png in " in str(info.value)
+    assert "The values start at 1, the labels at 0: write labels: {1: 'no', 2: road, 3: car}." in str(info.value)
+    folders.add("2", np.array([[0, 0]], dtype=np.uint8))
+    with pytest.raises(DataError) as info:
+        audit(find_samples(folders), flat)
+    assert "If 0 means unlabeled, write labels: {1: 'no', 2: road, 3: car} and ignore: 0." in str(info.value)
+
+
+def test_many_unknown_values_are_no_labels_that_were_forgotten(folders, ragged):
+    folders.add("a", np.arange(200, dtype=np.uint8).reshape(10, 20))
+    with pytest.raises(DataError, match="So many different values come from JPEG compression, interpolation or"):
+        audit(find_samples(folders), ragged)
+
+
+def test_swapped_folders_are_recognized(folders, ragged):
+    samples = fill(folders, 5)
+    for sample in samples:
+        picture = sample.image.read_bytes()
+        sample.image.write_bytes(sample.mask.read_bytes())
+        sample.mask.write_bytes(picture)
+    with pytest.raises(DataError, match=r"Swap the folders `images` and `masks` of the split\.$"):
+        audit(samples, ragged)
+
+
+def test_color_masks_of_gray_images_are_not_swapped(folders, ragged):
+    rng = np.random.default_rng(0)
+    samples = fill(folders, 3)
+    for sample in samples:
+        Image.fromarray(rng.integers(0, 256, (20, 30), dtype=np.uint8)).save(sample.image)
+        Image.fromarray(rng.choice(np.array([0, 200], dtype=np.uint8), (20, 30, 3))).save(sample.mask)
+    with pytest.raises(DataError, match="masks have several channels"):
+        audit(samples, ragged)
 
 
 def test_fast_check_reads_all_headers_and_decodes_some(folders, ragged, monkeypatch):
@@ -115,7 +221,7 @@ def test_fast_check_reads_all_headers_and_decodes_some(folders, ragged, monkeypa
     unknown = np.full((20, 30), 17, dtype=np.uint8)
     Image.fromarray(unknown).save(samples[1].mask)
     facts = audit(samples, ragged, check="fast")
-    assert facts.decoded == 2 and facts.samples == 8 and facts.pixels.sum() + facts.ignored == 2 * 600
+    assert facts.decoded == 2 and len(facts.samples) == 8 and facts.pixels.sum() + facts.ignored == 2 * 600
     Image.fromarray(unknown).save(samples[4].mask)
     with pytest.raises(DataError, match=r"17 \(600 px\)"):
         audit(samples, ragged, check="fast")
@@ -135,6 +241,6 @@ def test_camvid_passes(camvid, camvid_hierarchy):
 
     split = SimpleNamespace(images=camvid / "val" / "images", masks=camvid / "val" / "masks")
     facts = audit(find_samples(split), camvid_hierarchy)
-    assert facts.samples == 101 and facts.sizes == {(360, 480): 101}
+    assert len(facts.samples) == 101 and facts.sizes == {(360, 480): 101}
     assert facts.pixels[: len(camvid_hierarchy.leaves)].min() > 0
     assert facts.pixels.sum() + facts.ignored == 101 * 360 * 480

@@ -3,10 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from seghiero_core.data.images import read_image, read_mask, read_target
+from seghiero_core.data.orientation import exif_orientation, upright_size
 from seghiero_core.errors import DataError
 from seghiero_core.hierarchy.tree import IGNORE_INDEX
+from support.exif import move_exif_after_pixels, save_turned
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -30,7 +33,10 @@ def test_gray_and_16_bit_gray(tmp_path):
     assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(GRAY))), expected)
     assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(wide))), expected)
     assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(wide), "a.tif")), expected)
-    assert np.array_equal(read_image(saved(tmp_path, Image.fromarray(wide.astype(np.int32)), "b.tif")), expected)
+    (tmp_path / "a.pgm").write_bytes(b"P5 9 6 65535\n" + wide.astype(">u2").tobytes())
+    assert np.array_equal(read_image(tmp_path / "a.pgm"), expected)  # Pillow opens it as a 32-bit image
+    big_endian = Image.frombytes("I;16B", (9, 6), wide.astype(">u2").tobytes())
+    assert np.array_equal(read_image(saved(tmp_path, big_endian, "b.tif")), expected)
 
 
 @pytest.mark.parametrize("options", [{}, {"transparency": bytes([0, 128, 255])}], ids=["opaque", "transparent"])
@@ -67,10 +73,79 @@ def test_exif_orientation_turns_the_image_upright(tmp_path, orientation):
     assert np.array_equal(read_image(path), turned[orientation])
 
 
-def test_float_image_is_refused(tmp_path):
-    path = saved(tmp_path, Image.fromarray(GRAY.astype(np.float32)), "a.tif")
-    with pytest.raises(DataError, match=r"a\.tif has floating-point pixels"):
+@pytest.mark.parametrize("extension", ["png", "tif", "jpg", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_of_every_format(tmp_path, orientation, extension):
+    gray = np.repeat(np.linspace(0, 255, 16 * 24).astype(np.uint8).reshape(16, 24)[..., None], 3, axis=2)
+    path = tmp_path / f"a.{extension}"
+    save_turned(gray, path, orientation, **({} if extension in ("png", "tif") else {"quality": 95}))
+    assert np.abs(read_image(path).astype(int) - gray).max() < 12
+    with Image.open(path) as image:
+        assert upright_size(image) == (16, 24) and exif_orientation(image) == orientation
+
+
+@pytest.mark.parametrize(
+    ("mode", "extension", "options"),
+    [(mode, "png", {}) for mode in ("1", "L", "P", "I;16")]
+    + [(mode, "tif", {}) for mode in ("1", "L", "P", "I;16", "I;16B", "I")]
+    + [(mode, "tif", {"compression": "tiff_lzw"}) for mode in ("1", "L", "P", "I;16", "I;16B", "I")],
+)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_the_mask_upright(tmp_path, orientation, mode, extension, options):
+    values = GRAY.astype(np.int32) * (257 if mode.startswith("I") else 1)
+    if mode == "1":
+        image = Image.fromarray(GRAY > 99)
+        values = (GRAY > 99).astype(np.int32)
+    elif mode == "I;16B":
+        image = Image.frombytes(mode, (9, 6), values.astype(">u2").tobytes())
+    else:
+        image = Image.fromarray(values.astype({"I": np.int32, "I;16": np.uint16}.get(mode, np.uint8)))
+    if mode == "P":
+        image.putpalette(bytes(range(256)) * 3)
+    path = tmp_path / f"a.{extension}"
+    save_turned(image, path, orientation, **options)
+    with Image.open(path) as stored:
+        assert upright_size(stored) == (6, 9) and exif_orientation(stored) == orientation
+    assert np.array_equal(read_mask(path), values)
+
+
+def test_the_orientation_of_a_png_is_read_without_decoding_it(tmp_path, monkeypatch):
+    save_turned(RGB, tmp_path / "before.png", 6)
+    save_turned(RGB, tmp_path / "after.png", 6)
+    move_exif_after_pixels(tmp_path / "after.png")
+    assert np.array_equal(read_image(tmp_path / "after.png"), RGB)
+    Image.fromarray(RGB).save(tmp_path / "none.png")
+    with Image.open(tmp_path / "after.png") as image:
+        assert exif_orientation(image) == 6 and upright_size(image) == (6, 9)
+    monkeypatch.setattr(PngImageFile, "load", lambda self: pytest.fail("decoded"))
+    for name, orientation in (("before.png", 6), ("none.png", 1)):
+        with Image.open(tmp_path / name) as image:
+            assert exif_orientation(image) == orientation
+
+
+@pytest.mark.parametrize(("dtype", "pixels"), [(np.float32, "floating-point"), (np.int32, "32-bit")])
+def test_images_of_unknown_range_are_refused(tmp_path, dtype, pixels):
+    path = saved(tmp_path, Image.fromarray(GRAY.astype(dtype)), "a.tif")
+    with pytest.raises(DataError, match=rf"a\.tif has {pixels} pixels, whose range is unknown; convert it to 8 bits"):
         read_image(path)
+
+
+@pytest.mark.parametrize(("mode", "extension"), [("1", "png"), ("LA", "png"), ("LAB", "tif"), ("YCbCr", "tif")])
+def test_other_modes_become_rgb(tmp_path, mode, extension):
+    lab_white, white = (255, 128, 128), 1 if mode == "1" else 255
+    color = {"LA": (255, 7), "LAB": lab_white, "YCbCr": lab_white}.get(mode, white)
+    path = saved(tmp_path, Image.new(mode, (9, 6), color), f"a.{extension}")
+    with Image.open(path) as image:
+        assert image.mode == mode
+    assert np.abs(read_image(path).astype(int) - 255).max() <= 1
+
+
+@pytest.mark.parametrize("extension", ["png", "tif"])
+def test_a_mask_compressed_as_jpeg_is_refused(tmp_path, extension):
+    options = {"format": "JPEG"} if extension == "png" else {"compression": "jpeg"}
+    path = saved(tmp_path, Image.fromarray(GRAY), f"a.{extension}", **options)
+    with pytest.raises(DataError, match=rf"a\.{extension} is compressed as JPEG, which alters label values\. Export"):
+        read_mask(path)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, bool])

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from seghiero_core.data.samples import find_samples
 from seghiero_core.errors import DataError
@@ -52,7 +53,8 @@ def test_links_are_followed_and_may_loop(tmp_path, folders):
 def test_missing_folder(tmp_path, folders):
     split = SimpleNamespace(images=folders.images, masks=tmp_path / "nowhere")
     touch(folders.images, "a.jpg")
-    with pytest.raises(DataError, match=r"dataset\.val\.masks: .*nowhere does not exist.*relative to the YAML") as info:
+    both = r"Write `val: \{images: FOLDER, masks: FOLDER\}`, or `val: FOLDER`.*relative to dataset\.root"
+    with pytest.raises(DataError, match=rf"dataset\.val\.masks: .*nowhere does not exist\. {both}") as info:
         find_samples(split, name="val")
     assert info.value.exit_code == 3
 
@@ -67,7 +69,7 @@ def test_empty_folder(folders):
     with pytest.raises(DataError, match=r"dataset\.train\.images: .*images has no image\. Expected"):
         find_samples(folders)
     touch(folders.images, "a.jpg")
-    touch(folders.masks, "a.jpg")  # a JPEG is not a mask
+    touch(folders.masks, "a.webp")
     with pytest.raises(DataError, match=r"masks has no mask \(files skipped: 1\)"):
         find_samples(folders)
 
@@ -93,3 +95,30 @@ def test_two_files_of_one_stem(folders):
     touch(folders.images, "a.jpg", "a.png")
     with pytest.raises(DataError, match=r"a\.jpg and .*a\.png are both the image of one sample"):
         find_samples(folders)
+
+
+@pytest.mark.parametrize("others", [(), ("b.png",)], ids=["only JPEG", "one PNG"])
+def test_jpeg_masks_are_refused(folders, others):
+    touch(folders.images, "a.jpg", "b.jpg")
+    touch(folders.masks, "a_m.JPG", *(name.replace(".", "_m.") for name in others))
+    expected = r"dataset\.train\.masks: a_m\.JPG in .*: JPEG alters label values, so masks can't be JPEG files\. Export"
+    with pytest.raises(DataError, match=expected):
+        find_samples(folders, mask_suffix="_m")
+
+
+def test_jpeg_files_that_are_no_masks(tmp_path):
+    """Images in the folder of masks or below it, and previews."""
+    touch(tmp_path, "images/x.jpg", "images/y.jpg", "x.png", "preview/y.jpg")
+    with pytest.raises(DataError, match=r"1 of 2 images have no mask"):
+        find_samples(SimpleNamespace(images=tmp_path / "images", masks=tmp_path))
+    with pytest.raises(DataError, match=r"images has no mask \(files skipped: 2\)"):
+        find_samples(SimpleNamespace(images=tmp_path / "images", masks=tmp_path / "images"))
+
+
+def test_jpeg_pictures_in_the_folder_of_masks_mean_swapped_folders(folders):
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 3, (20, 30), dtype=np.uint8)).save(folders.images / f"{i}.png")
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(folders.masks / f"{i}.jpg")
+    with pytest.raises(DataError, match=r"dataset\.val: the files in .*images look like masks, those in .*masks like"):
+        find_samples(folders, name="val")

@@ -1,0 +1,105 @@
+"""Warnings about data that passes the audit but is probably not what was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from seghiero_core.config.schema import Config, TransformConfig
+from seghiero_core.data.audit import Audit
+from seghiero_core.data.faults import name_files
+from seghiero_core.data.hints import labels_as_yaml
+from seghiero_core.data.samples import Sample
+from seghiero_core.hierarchy.tree import Hierarchy
+
+_MUCH_IGNORED = 0.1
+_LARGEST_UINT8 = 255
+_SCALES = 99  # at which the padding is averaged
+
+
+def data_warnings(config: Config, audits: Mapping[str, Audit]) -> dict[str, list[str]]:
+    """Look for what is allowed but probably not meant.
+
+    Args:
+        config: A loaded config.
+        audits: The audits of its splits.
+
+    Returns:
+        The warnings of every split, each one line.
+    """
+    warnings = {split: _split_warnings(found, config.hierarchy) for split, found in audits.items()}
+    if "train" in audits:
+        warnings["train"] += _crop_warnings(audits["train"], config.transform)
+        for split in [split for split in audits if split != "train"]:
+            warnings[split] += _shared_images_warnings(split, audits["train"].samples, audits[split].samples)
+    return warnings
+
+
+def _split_warnings(found: Audit, hierarchy: Hierarchy) -> list[str]:
+    warnings = _ignored_warnings(found, hierarchy)
+    if found.turned:
+        warnings.append(
+            f"image and mask have different EXIF orientations ({len(found.turned)} of {len(found.samples)} pairs): "
+            f"{name_files(found.turned)}. Each is rotated by its own tag; check with `seghiero data preview` that they "
+            "fit."
+        )
+    if found.black:
+        warnings.append(
+            f"16-bit images without a value above 255 become black ({len(found.black)} of {len(found.samples)}): "
+            f"{name_files(found.black)}. Convert them to 8 bits."
+        )
+    return warnings
+
+
+def _ignored_warnings(found: Audit, hierarchy: Hierarchy) -> list[str]:
+    """Whether the ignore value is probably the value of a label, such as 255 in binary masks of 0 and 255."""
+    labeled = int(found.pixels.sum())
+    if not found.ignored:
+        return []
+    if not labeled:
+        return [f"every pixel is ignored: all masks hold only {hierarchy.ignore}, the value of classes.ignore."]
+    absent = [value for value, node in hierarchy.values.items() if not found.pixels[node]]
+    share = found.ignored / (labeled + found.ignored)
+    if len(absent) != 1 or (len(hierarchy.values) > 2 and share < _MUCH_IGNORED):
+        return []
+    names = {value: hierarchy.nodes[node] for value, node in hierarchy.values.items()}
+    name = names.pop(absent[0])
+    names[hierarchy.ignore] = name
+    unused = max(value for value in range(_LARGEST_UINT8 + 1) if value not in names)
+    return [
+        f"no pixel has the label '{name}', and {100 * share:.3g} % of the pixels are ignored (value "
+        f"{hierarchy.ignore}). If {hierarchy.ignore} means {name}, write labels: {labels_as_yaml(names)} and "
+        f"ignore: {unused}."
+    ]
+
+
+def _crop_warnings(found: Audit, transform: TransformConfig) -> list[str]:
+    """Whether training crops are larger than every image, so that much of them is padding."""
+    height, width = transform.size
+    if not all(h <= height and w <= width and (h, w) != (height, width) for h, w in found.sizes):
+        return []
+    scales = np.geomspace(*transform.scale, _SCALES)  # drawn log-uniformly, as `draw_augmentation` does
+    covered = sum(
+        count * np.mean(np.minimum(1, scales * h / height) * np.minimum(1, scales * w / width))
+        for (h, w), count in found.sizes.items()
+    )
+    padding = 1 - covered / len(found.samples)
+    largest = max(found.sizes, key=lambda size: size[0] * size[1])
+    return [
+        f"transform.size [{height}, {width}] is larger than every image (at most {largest[0]}x{largest[1]} px, HxW): "
+        f"on average {100 * padding:.0f} % of a training crop is padding. Choose a smaller size."
+    ]
+
+
+def _shared_images_warnings(split: str, train: tuple[Sample, ...], others: tuple[Sample, ...]) -> list[str]:
+    """Whether images of another split are also trained on."""
+    seen = {sample.image.resolve() for sample in train}
+    shared = [sample.image for sample in others if sample.image.resolve() in seen]
+    if not shared:
+        return []
+    share = "all" if len(shared) == len(others) else f"{len(shared)} of {len(others)}"
+    return [
+        f"{share} images are also in train: {name_files(shared)}. Metrics on images that were trained on are too good; "
+        f"give {split} other images."
+    ]

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import yaml
+
+from seghiero_core.config.schema import TransformConfig
+from seghiero_core.data.audit import Audit
+from seghiero_core.data.plausibility import data_warnings
+from seghiero_core.data.samples import Sample
+from seghiero_core.data.transforms import draw_augmentation
+from seghiero_core.hierarchy.tree import Hierarchy
+
+SMALL_CROPS = TransformConfig(size=(8, 8))
+
+
+def found(pixels=(5, 5), ignored=0, sizes=None, names=("a.png",), folder="x", **facts):
+    samples = tuple(Sample(Path(folder, name), Path("masks", name)) for name in names)
+    return Audit(samples, sizes or {(16, 16): len(samples)}, len(samples), np.array(pixels), ignored, **facts)
+
+
+def warnings_of(audit, labels=("background", "car"), ignore=255, transform=SMALL_CROPS, **others):
+    hierarchy = Hierarchy.from_config({"labels": labels, "ignore": ignore})
+    config = SimpleNamespace(hierarchy=hierarchy, transform=transform)
+    return data_warnings(config, {"train": audit, **others})
+
+
+def test_what_is_fine_gives_no_warning():
+    for audit in (found(), found((5, 5), ignored=100), found((10, 0)), found((96, 2, 0), ignored=5)):
+        labels = ("background", "car", "bus")[: len(audit.pixels)]
+        assert warnings_of(audit, labels, val=found(audit.pixels, folder="y")) == {"train": [], "val": []}
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "ignore", "expected"),
+    [
+        ((98, 0), ["background", "car"], 255, "labels: {0: background, 255: car} and ignore: 254."),
+        ((98, 0), {0: "background", 254: "car"}, 255, "labels: {0: background, 255: car} and ignore: 254."),
+        ((0, 98), {1: "background", 2: "no"}, 0, "labels: {0: background, 2: 'no'} and ignore: 255."),
+        ((10, 5, 0), ["sky", "road", "car"], 7, "labels: {0: sky, 1: road, 7: car} and ignore: 255."),
+    ],
+)
+def test_an_ignore_value_that_is_probably_a_label(pixels, labels, ignore, expected):
+    (text,) = warnings_of(found(pixels, ignored=2), labels, ignore)["train"]
+    assert text.endswith(expected) and f"(value {ignore})" in text
+    section = yaml.safe_load("{" + text.partition("write ")[2].rstrip(".").replace(" and ignore", ", ignore") + "}")
+    assert set(Hierarchy.from_config(section).leaves) == set(labels.values() if isinstance(labels, dict) else labels)
+
+
+def test_masks_without_a_label():
+    (text,) = warnings_of(found((0, 0), ignored=9))["train"]
+    assert text == "every pixel is ignored: all masks hold only 255, the value of classes.ignore."
+
+
+def test_what_the_audit_recorded():
+    paths = tuple(Path("images", f"{i}.png") for i in range(5))
+    turned, black = warnings_of(found(names=paths, turned=paths, black=paths[:1]))["train"]
+    assert turned.startswith(
+        "image and mask have different EXIF orientations (5 of 5 pairs): 0.png, 1.png, 2.png and 2 more in images."
+    )
+    assert black.startswith("16-bit images without a value above 255 become black (1 of 5): 0.png in images.")
+
+
+def test_the_same_images_in_two_splits(tmp_path):
+    def split(folder, names):
+        return found((5, 5), names=names, folder=folder)
+
+    (tmp_path / "link").symlink_to(tmp_path / "a", target_is_directory=True)
+    texts = warnings_of(
+        split(tmp_path / "a", ("1.png", "2.png")),
+        val=split(tmp_path / "link", ("1.png", "2.png")),
+        test=split(tmp_path / "a", ("2.png", "3.png")),
+    )
+    assert texts["train"] == []
+    assert texts["val"][0].startswith("all images are also in train: 1.png, 2.png in ")
+    assert texts["test"][0].startswith("1 of 2 images are also in train: 2.png in ")
+
+
+@pytest.mark.parametrize(
+    ("size", "scale", "sizes", "warns"),
+    [
+        ((96, 96), (0.5, 2.0), {(64, 64): 1}, True),
+        ((96, 128), (0.5, 2.0), {(64, 64): 3, (96, 127): 1}, True),
+        ((96, 96), (0.5, 2.0), {(64, 64): 9, (96, 96): 1}, False),
+        ((96, 96), (0.5, 2.0), {(64, 200): 1}, False),
+    ],
+)
+def test_crops_larger_than_every_image(size, scale, sizes, warns):
+    transform = TransformConfig(size=size, scale=scale)
+    audit = found(sizes=sizes, names=[str(i) for i in range(sum(sizes.values()))])
+    texts = warnings_of(audit, transform=transform)["train"]
+    assert len(texts) == warns
+    if warns:
+        rng = np.random.default_rng(0)
+        drawn = [draw_augmentation(rng, s, transform) for s, count in sizes.items() for _ in range(500 * count)]
+        padding = 100 * (1 - np.mean([np.prod(params.resized) / np.prod(size) for params in drawn]))
+        named = float(texts[0].partition("on average ")[2].partition(" %")[0])
+        assert abs(named - padding) < 3
