@@ -41,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train", epilog=train.EXAMPLE)(train.train)
+app.command("train", cls=train.TrainCommand, epilog=train.EXAMPLE)(train.train)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("predict", epilog=predict.EXAMPLE)(predict.predict)
 app.command("export", epilog=export.EXAMPLE)(export.export)
@@ -79,6 +79,8 @@ def _options(
     no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Load no plugins.")] = False,
 ) -> None:
     console.debug, console.command = debug, context.invoked_subcommand or ""
+    plugin_words = [word for name in plugin or [] for word in ("--plugin", name)]
+    console.global_options = [*plugin_words, *(["--no-plugins"] if no_plugins else [])]
     _use_plugins(plugin or [], enabled=not no_plugins)
 
 
@@ -131,6 +133,7 @@ def _os_error_message(error: OSError) -> str:
     advice = {
         errno.ENOSPC: "the disk is full; free some space, or choose another folder (output.dir, --out).",
         errno.EACCES: "permission denied; choose a folder you can write to (output.dir, --out).",
+        errno.EPERM: "operation not permitted; choose a folder you can write to (output.dir, --out).",
         errno.EROFS: "the file system is read-only; choose another folder (output.dir, --out).",
     }
     return prefix + advice.get(error.errno, error.strerror or str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class SeghieroError(Exception):
@@ -81,3 +82,35 @@ def nearest(word: object, choices: Iterable[object]) -> str:
     by_lower = {str(choice).lower(): str(choice) for choice in choices}
     close = difflib.get_close_matches(str(word).lower(), list(by_lower), n=1, cutoff=0.6)
     return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def nearest_path(path: str | Path) -> str:
+    """Suggest what exists near a path that doesn't.
+
+    Args:
+        path: A file or folder that doesn't exist.
+
+    Returns:
+        A sentence with a leading space: the most similar name, else what the folder contains; empty if the folder
+        can't be read.
+    """
+    path = Path(path)
+    missing, folder = path, path.parent
+    while not folder.exists() and folder != folder.parent:
+        missing, folder = folder, folder.parent
+    try:
+        there = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+    except OSError:
+        return ""
+
+    def similarity(each: Path) -> tuple[float, bool]:
+        stems = difflib.SequenceMatcher(None, missing.stem.lower(), each.stem.lower())
+        return stems.ratio(), each.suffix == missing.suffix
+
+    if there and similarity(best := max(there, key=similarity)) >= (0.6, False):
+        return f" Did you mean '{best}'?"
+    if missing != path:
+        return f" The folder {missing} doesn't exist."
+    alike = [each.name for each in there if each.suffix == path.suffix]
+    place = "The current folder" if folder == Path() else str(folder)
+    return f" {place} contains {shorten(alike, 5)}." if alike else ""

@@ -77,7 +77,7 @@ def prediction_grid(
         predictions: For each image a list over levels, each H,W class numbers in the level's own numbering; None draws
             the truth only.
         hierarchy: The class tree.
-        captions: A line of text below each row, such as the file name.
+        captions: A line of text below each row, such as the file name; its start is cut off where it is too long.
         cell_width: Width of an image, px; its height follows from its shape.
 
     Returns:
@@ -109,7 +109,7 @@ def prediction_grid(
         _draw_row(page, layout, row, top, hierarchy)
         top += layout.cell_height(row.image)
         if captions:
-            draw.text((MARGIN, top + 3), captions[i], fill=FAINT, font=_font(TEXT - 2))
+            draw.text((MARGIN, top + 3), _fit(captions[i], layout.width - 2 * MARGIN), fill=FAINT, font=_font(TEXT - 2))
         top += below_row
     _draw_legends(draw, legends, top + GROUP_GAP, hierarchy)
     return page
@@ -215,6 +215,14 @@ def _draw_chip(draw: ImageDraw.ImageDraw, left: int, top: int, node: int | None,
     else:
         draw.rectangle((left, top, left + CHIP, top + CHIP), fill=tuple(hierarchy.colors[node].tolist()))
     draw.rectangle((left, top, left + CHIP, top + CHIP), outline=OUTLINE)
+
+
+def _fit(caption: str, width: int) -> str:
+    """Cut a caption off at its start, so that it takes at most `width` px."""
+    font, cut = _font(TEXT - 2), caption
+    while font.getlength(cut) > width:
+        cut = f"…{cut[2:]}"
+    return cut
 
 
 def _centered(draw: ImageDraw.ImageDraw, x: float, top: int, text: str, *, bold: bool = False) -> None:

@@ -82,6 +82,13 @@ def test_sizes_may_differ_and_captions_take_room(ragged):
     assert named.width == plain.width and named.height - plain.height == 3 * (figures.LINE - figures.GAP)
 
 
+def test_a_long_caption_keeps_its_end():
+    assert figures._fit("a.jpg", 300) == "a.jpg"
+    cut = figures._fit(f"{'folder/' * 20}frame-1234.jpg", 300)
+    assert cut.startswith("…") and cut.endswith("frame-1234.jpg")
+    assert figures._font(figures.TEXT - 2).getlength(cut) <= 300
+
+
 @pytest.mark.parametrize("count", [figures.LEGEND_LIMIT, 500])
 def test_a_long_legend_is_wrapped_and_cut(count):
     hierarchy = Hierarchy.from_config({"labels": [f"class {i}" for i in range(count)], "ignore": 65535})

@@ -8,11 +8,14 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from seghiero_core.config.schema import ClassesConfig, Config
-from seghiero_core.config.yaml_reader import Key
-from seghiero_core.errors import ConfigError, UsageError, nearest
-from seghiero_core.hierarchy.section import short_repr
+from seghiero_core.config.suggestions import unknown_key
+from seghiero_core.errors import UsageError, nearest
+from seghiero_core.hierarchy.presets import preset_names
+from seghiero_core.hierarchy.section import ClassesError
 from seghiero_core.hierarchy.tree import Hierarchy
-from seghiero_core.losses.catalog import check_loss_section
+from seghiero_core.hierarchy.values import short_repr
+from seghiero_core.hierarchy.yaml_reader import Key, dotted
+from seghiero_core.losses.catalog import check_loss_section, loss_hint
 from seghiero_core.registry import BACKBONES, HEADS, BackboneEntry, HeadEntry, Registry
 
 Fault = tuple[Key, str]
@@ -69,8 +72,8 @@ def build_hierarchy(config: Config | None, classes: Any) -> tuple[Hierarchy | No
         return Hierarchy.from_config(ClassesConfig.model_validate(classes)), []
     except ValidationError:
         return None, []
-    except ConfigError as error:
-        return None, [_fault_from_line(line) for line in str(error).splitlines()]
+    except ClassesError as error:
+        return None, [_fault(key, text) for key, text in error.faults]
 
 
 def component_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
@@ -136,7 +139,7 @@ def init_from_faults(config: Config) -> list[Fault]:
 
 
 def _fault(key: Key, text: str) -> Fault:
-    return key, f"{'.'.join(map(str, key))}: {text}"
+    return key, f"{dotted(key)}: {text}"
 
 
 def _fault_from_line(line: str) -> Fault:
@@ -151,8 +154,40 @@ def _schema_fault(error: Any) -> Fault:
         return _fault(key, "this key is required.")
     if error["type"] == "extra_forbidden":
         known = _known_keys(key[:-1])
-        return _fault(key, f"unknown key.{nearest(key[-1], known)} Known: {', '.join(known)}.")
-    return _fault(key, _expectation(error))
+        return _fault(key, f"unknown key.{unknown_key(key[-1], known)}")
+    inside = getattr(error.get("ctx", {}).get("error"), "key", ())  # where a validator found it
+    if error["type"] == "invalid_key":  # not a string
+        key = (*key[:-1], error["input"])
+        return _fault(key, f"unknown key.{unknown_key(key[-1], _known_keys(key[:-1]))}")
+    hint = _section_hint(key[0], error["input"]) if len(key) == 1 else ""
+    return _fault((*key, *inside), _expectation(error) + hint)
+
+
+def _section_hint(section: Any, value: Any) -> str:
+    """What to write instead of what is no mapping."""
+    if value is None:
+        return " Add keys below it, or remove the line."
+    if section == "loss":
+        return loss_hint(str(value[0] if isinstance(value, list) and value else value))
+    if not isinstance(value, str):
+        return ""
+    if section in ("backbone", "head"):
+        return _component_hint(section, BACKBONES if section == "backbone" else HEADS, value)
+    if section == "classes" and value in preset_names():
+        return f" Write `classes: {{preset: {value}}}`."
+    return " Write 'key: value', with a space after the colon." if ":" in value or " " in value else ""
+
+
+def _component_hint(section: str, registry: Registry, word: str) -> str:
+    """How a component is written; `word` may also be its variant, such as resnet50 or mit-b0."""
+    for name in registry.names():
+        entry = registry.get(name)
+        for variant in getattr(entry, "variants", ()):
+            if word == variant or word.replace("-", "").replace("_", "") == f"{name}{variant}":
+                return f" Write `{section}: {{type: {name}, {entry.selector}: {variant}}}`."
+        if word == name:
+            return f" Write `{section}: {{type: {name}}}`."
+    return f" Write `{section}: {{type: NAME}}` with one of {', '.join(registry.names())}."
 
 
 def _known_keys(section: Key) -> list[str]:
@@ -180,6 +215,8 @@ def _expectation(error: Any) -> str:
         expected = f"a number below {context['lt']:g}"
     elif kind == "less_than_equal":
         expected = f"a number of at most {context['le']:g}"
+    elif kind == "list_type" and isinstance(error["input"], str):
+        return f"expected a list, found {short_repr(error['input'])}; write [{error['input']}]."
     elif kind in _EXPECTED:
         expected = _EXPECTED[kind]
     else:  # a rarer kind, from the annotation of a component's option
@@ -231,5 +268,5 @@ def _unknown_option(section: str, registry: Registry, name: str, key: str, known
         whole = f"{section}={{type: {name}}}"
         hint = f" It belongs to {', '.join(others)}: remove it, or replace the whole section ({whole})."
     else:
-        hint = nearest(key, known)
-    return f"unknown key for {name}.{hint} Known: {', '.join(sorted(known))}."
+        hint = unknown_key(key, sorted(known))
+    return f"unknown key for {name}.{hint}"

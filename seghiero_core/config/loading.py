@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from seghiero_core.config.faults import (
     Fault,
     build_hierarchy,
@@ -16,10 +18,11 @@ from seghiero_core.config.faults import (
     validate_schema,
 )
 from seghiero_core.config.schema import Config, OutputConfig, SplitConfig
-from seghiero_core.config.yaml_reader import Key, read_yaml, read_yaml_file
+from seghiero_core.config.suggestions import find_keys
 from seghiero_core.errors import ConfigError, UsageError
 from seghiero_core.hierarchy.presets import expand_preset
-from seghiero_core.hierarchy.section import short_repr
+from seghiero_core.hierarchy.values import short_repr
+from seghiero_core.hierarchy.yaml_reader import Key, place, read_yaml, read_yaml_file
 from seghiero_core.plugins.loading import current_loader, load_plugins
 
 
@@ -50,6 +53,32 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _apply_override(data, places, override)
     return parse_config(data, path, places, load=not _belongs_to_run(path))
+
+
+def override_config(config: Config, overrides: Sequence[str]) -> Config:
+    """Change keys of a validated config. A new `dataset.root` moves the folders of the splits that lie below the old.
+
+    Args:
+        config: The config, with absolute paths.
+        overrides: As for `load_config`; relative paths are relative to the current folder.
+
+    Returns:
+        The changed config.
+
+    Raises:
+        ConfigError: When a value is wrong.
+        UsageError: When an override is malformed.
+    """
+    data = yaml.safe_load(config.to_yaml())
+    dataset, root = data["dataset"], config.dataset.root
+    for split in (dataset[name] for name in ("train", "val", "test") if dataset[name]):
+        for kind, folder in split.items():
+            if Path(folder).is_relative_to(root):
+                split[kind] = str(Path(folder).relative_to(root))
+    places: dict[Key, str] = {}
+    for override in overrides:
+        _apply_override(data, places, override)
+    return parse_config(data, Path("config.yaml"), places)
 
 
 def parse_config(
@@ -93,7 +122,7 @@ def parse_config(
         faults += init_from_faults(config)
 
     if faults or config is None:
-        raise ConfigError("\n".join(f"{_place(key, places or {}, path)}: {text}" for key, text in faults))
+        raise ConfigError("\n".join(f"{place(key, places or {}, path)}: {text}" for key, text in faults))
     return _resolve_paths(config, path)
 
 
@@ -102,9 +131,14 @@ def _apply_override(data: dict[str, Any], places: dict[Key, str], override: str)
     keys = name.split(".")
     if not equals or not all(keys):
         raise UsageError(f"--set {override}: expected section.key=value, for example --set training.lr=0.01.")
+    if keys[0] not in Config.model_fields and (found := find_keys(keys[-1])):
+        meant = " or ".join(f"--set {key}={text}" for key in found)
+        raise UsageError(f"--set {override}: unknown key '{name}'. Did you mean {meant}?")
     value, _ = read_yaml(text, f"--set {name}")
     target = data
-    for key in keys[:-1]:
+    for depth, key in enumerate(keys[:-1]):
+        if key not in target:
+            places[tuple(keys[: depth + 1])] = f"--set {override}"
         target = target.setdefault(key, {})
         if not isinstance(target, dict):
             raise UsageError(f"--set {override}: '{key}' is a single value and has no key '{keys[-1]}'.")
@@ -148,14 +182,6 @@ def _expand_classes(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], Fault |
     except UsageError as error:
         rest = {key: value for key, value in classes.items() if key != "preset"}
         return {**data, "classes": rest}, (("classes", "preset"), f"classes.preset: {error}")
-
-
-def _place(key: Key, places: Mapping[Key, str], path: Path) -> str:
-    """Where a key is written: its own line, else that of the closest section around it, else the file."""
-    for length in range(len(key), 0, -1):
-        if key[:length] in places:
-            return places[key[:length]]
-    return str(path)
 
 
 def _resolve_paths(config: Config, path: Path) -> Config:

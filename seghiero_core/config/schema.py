@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
-from seghiero_core.hierarchy.section import LARGEST_VALUE, check_labels, check_tree, short_repr
 from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.hierarchy.values import LARGEST_VALUE, check_colors, check_labels, check_tree, short_repr
 
 
 def _error(expected: str, value: Any) -> ValueError:
@@ -63,10 +72,18 @@ def _pretrained(value: Any) -> Any:
     raise _error("true, false, a tag of published weights, or a path", value)
 
 
-def _pair(value: Any) -> Any:
+def _size(value: Any) -> Any:
+    return _pair(value, "two numbers: [height, width]")
+
+
+def _scale(value: Any) -> Any:
+    return _pair(value, "two numbers: [smallest, largest]")
+
+
+def _pair(value: Any, expected: str) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2:
         return value
-    raise _error("a list of two numbers", value)
+    raise _error(expected, value)
 
 
 def _range(value: tuple[float, float]) -> tuple[float, float]:
@@ -92,10 +109,22 @@ class _Component(BaseModel):
 
 
 class SplitConfig(_Section):
-    """`dataset.train`, `dataset.val` or `dataset.test`: the folders of a split."""
+    """`dataset.train`, `dataset.val` or `dataset.test`: the folders of a split.
+
+    A single FOLDER stands for FOLDER/images and FOLDER/masks.
+    """
 
     images: Path
     masks: Path
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_folder(cls, value: Any) -> Any:
+        if isinstance(value, str) and value:
+            return {"images": Path(value, "images"), "masks": Path(value, "masks")}
+        if isinstance(value, Mapping | cls):
+            return value
+        raise _error("FOLDER, which holds images/ and masks/, or {images: FOLDER, masks: FOLDER}", value)
 
 
 class DatasetConfig(_Section):
@@ -120,7 +149,7 @@ class ClassesConfig(_Section):
     labels: Annotated[dict[int, str], BeforeValidator(check_labels)]
     tree: Annotated[Any, BeforeValidator(check_tree)] = None
     ignore: Annotated[int, Field(ge=0, le=LARGEST_VALUE)] = 255
-    colors: dict[str, list[int]] | None = None
+    colors: Annotated[dict[str, list[int]] | None, BeforeValidator(check_colors)] = None
 
 
 class BackboneConfig(_Component):
@@ -140,8 +169,8 @@ class HeadConfig(_Component):
 class TransformConfig(_Section):
     """`transform`: how training images are augmented."""
 
-    size: Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_pair)] = (512, 512)
-    scale: Annotated[tuple[float, float], BeforeValidator(_pair), AfterValidator(_range)] = (0.5, 2.0)
+    size: Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_size)] = (512, 512)
+    scale: Annotated[tuple[float, float], BeforeValidator(_scale), AfterValidator(_range)] = (0.5, 2.0)
     flip: _Fraction = 0.5
     color_jitter: _Fraction = 0.3
 
@@ -152,12 +181,15 @@ class TrainingConfig(_Section):
     device: Annotated[str, BeforeValidator(_device)] = "auto"
     epochs: PositiveInt = 100
     batch_size: Annotated[Any, BeforeValidator(_batch_size)] = 8
+    val_batch_size: Annotated[Any, BeforeValidator(_batch_size)] = "auto"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: _PositiveFloat = 1e-3
     backbone_lr: _PositiveFloat | None = None
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     freeze: Annotated[Any, BeforeValidator(_freeze)] = 0
     freeze_norm: bool = False
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
     warmup: _Fraction = 0.05
     power: Annotated[float, Field(ge=0)] = 0.9
     gradient_accumulation: PositiveInt = 1
@@ -171,9 +203,17 @@ class TrainingConfig(_Section):
     workers: Annotated[Any, BeforeValidator(_workers)] = "auto"
     validate_every: PositiveInt = 1
     monitor: str = "mean_miou"
+    early_stopping: PositiveInt | None = None
     save_every: Annotated[Any, BeforeValidator(_save_every)] = None
     trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
     processes: PositiveInt | None = None
+
+    @field_validator("power")
+    @classmethod
+    def _check_power(cls, power: float, info: Any) -> float:
+        if power != cls.model_fields["power"].default and info.data.get("schedule", "poly") != "poly":
+            raise ValueError(f"the {info.data['schedule']} schedule has no power; remove this key")
+        return power
 
 
 class OutputConfig(_Section):

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from seghiero_core.errors import ConfigError, UsageError, nearest
 from seghiero_core.hierarchy.presets import expand_preset, preset_names
+from seghiero_core.hierarchy.values import (
+    LARGEST_VALUE,
+    FaultAt,
+    check_colors,
+    check_labels,
+    check_tree,
+    nodes_of,
+    short_repr,
+)
+from seghiero_core.hierarchy.yaml_reader import Key, dotted, place, read_yaml_file
 
 KEYS = ("preset", "labels", "tree", "ignore", "colors")
-LARGEST_VALUE = 65535  # masks have up to 16 bits
+_SHOWN = 3  # faults of one kind
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,19 @@ class ClassSection:
     labels: dict[int, str]
     tree: dict[str, Any]
     ignore: int
-    colors: dict[str, Sequence[int]]
+    colors: dict[str, list[int]]
+
+
+class ClassesError(ConfigError):
+    """The faults of a `classes` section.
+
+    Attributes:
+        faults: For each, its key, such as ("classes", "labels", 3), and what is wrong.
+    """
+
+    def __init__(self, faults: Sequence[tuple[Key, str]]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(f"{dotted(key)}: {text}" for key, text in faults))
 
 
 def read_classes(config: Any) -> ClassSection:
@@ -51,108 +70,21 @@ def read_classes(config: Any) -> ClassSection:
     if not isinstance(config, str | os.PathLike):
         return _checked(_classes_of(config))
     path = Path(config)
-    document = _read_yaml(path)
+    if str(path) in preset_names() and not path.exists():
+        raise ConfigError(f"{path}: no such file. For the preset of that name, pass {{'preset': '{path}'}}.")
+    document, lines = read_yaml_file(path)
     try:
         return _checked(_classes_of(document))
+    except ClassesError as error:
+        # In a file that is a `classes` section, keys begin below it.
+        above = 0 if isinstance(document, Mapping) and "classes" in document else 1
+        places = {key: f"{path}, line {line}" for key, line in lines.items()}
+        found = zip(error.faults, str(error).splitlines(), strict=True)
+        raise ConfigError(
+            "\n".join(f"{place(key[above:], places, path)}: {line}" for (key, _), line in found)
+        ) from None
     except UsageError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
-
-
-def check_labels(labels: Any) -> dict[int, str]:
-    """Check the form of `classes.labels`.
-
-    Args:
-        labels: A list of names, or a mapping from mask value to name.
-
-    Returns:
-        The name of each mask value.
-
-    Raises:
-        ValueError: When it is something else; the message says what was expected.
-    """
-    if not isinstance(labels, Mapping | Sequence) or isinstance(labels, str) or not labels:
-        raise ValueError(f"expected a list of names, or a mapping from mask value to name, found {short_repr(labels)}")
-    pairs = dict(labels) if isinstance(labels, Mapping) else dict(enumerate(labels))
-    for value, name in pairs.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_VALUE:
-            raise ValueError(f"expected mask values from 0 to {LARGEST_VALUE}, found {short_repr(value)}")
-        _check_name(name)
-    return pairs
-
-
-def check_tree(tree: Any) -> Any:
-    """Check the form of `classes.tree`.
-
-    Args:
-        tree: Nested mappings and lists of names.
-
-    Returns:
-        The same as plain dicts and lists.
-
-    Raises:
-        ValueError: When it holds something else; the message says what was expected.
-    """
-    if tree is None:
-        return None
-    if isinstance(tree, Mapping):
-        return {_check_name(name): check_tree(children) for name, children in tree.items()}
-    if isinstance(tree, Sequence) and not isinstance(tree, str):
-        return [check_tree(item) for item in tree]
-    return _check_name(tree)
-
-
-def short_repr(value: Any) -> str:
-    """Show a value of a config in a message.
-
-    Args:
-        value: A plain value.
-
-    Returns:
-        Its `repr`, cut off after 60 characters.
-    """
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def walk(
-    tree: Mapping[str, Any], parent: str | None = None, depth: int = 1
-) -> Iterator[tuple[str, str | None, int, Mapping[str, Any]]]:
-    """Yield the nodes of a nested tree, parents first, in the order in which they are written.
-
-    Args:
-        tree: Nested mappings from name to children.
-        parent: The name of the node above `tree`. None stands for the root.
-        depth: The depth of the first nodes.
-
-    Yields:
-        The name, the parent's name, the depth and the children of each node.
-    """
-    for name, children in tree.items():
-        yield name, parent, depth, children
-        yield from walk(children, name, depth + 1)
-
-
-def _check_name(name: Any) -> str:
-    if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"expected names, found {short_repr(name)}; if it is meant as a name, put it in quotes")
-    return name
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        hint = f" For the preset of that name, pass {{'preset': '{path}'}}." if str(path) in preset_names() else ""
-        raise ConfigError(f"{path}: no such file. Expected a YAML file with classes.{hint}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Expected a YAML file with classes.") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not a text file. Expected a YAML file with classes.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{path}{line}: not valid YAML: {problem}. Fix the syntax.") from None
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _classes_of(config: Any) -> Mapping[str, Any]:
@@ -168,79 +100,90 @@ def _classes_of(config: Any) -> Mapping[str, Any]:
 def _checked(section: Mapping[str, Any]) -> ClassSection:
     section = expand_preset(section)
     faults = [
-        f"classes.{key}: unknown key.{nearest(key, KEYS)} Known: {', '.join(KEYS)}."
+        (("classes", key), f"unknown key.{nearest(key, KEYS)} Known: {', '.join(KEYS)}.")
         for key in section
         if key not in KEYS
     ]
-    try:
-        labels = dict(sorted(check_labels(section["labels"]).items()))
-    except ValueError as error:
-        raise ConfigError(f"classes.labels: {error}.") from None
-    try:
-        tree = _nested(check_tree(section.get("tree"))) or {name: {} for name in labels.values()}
-    except ValueError as error:
-        raise ConfigError(f"classes.tree: {error}.") from None
-    faults += _tree_faults(list(labels.values()), tree)
+    checked: dict[str, Any] = {}
+    for key, check in (("labels", check_labels), ("tree", check_tree), ("colors", check_colors)):
+        try:
+            checked[key] = check(section.get(key))
+        except FaultAt as fault:
+            faults.append((("classes", key, *fault.key), f"{fault}."))
+    if len(checked) < 3:  # the rest can't be compared with each other
+        raise ClassesError(faults)
+    labels, colors = dict(sorted(checked["labels"].items())), checked["colors"] or {}
+    tree = checked["tree"] or list(labels.values())
+    faults += [(("classes", *key), text) for key, text in _tree_faults(labels, tree)]
     ignore = section.get("ignore", 255)
     if isinstance(ignore, bool) or not isinstance(ignore, int) or not 0 <= ignore <= LARGEST_VALUE:
-        faults.append(f"classes.ignore: expected a mask value from 0 to {LARGEST_VALUE}, found {ignore!r}.")
+        expected = f"expected a mask value from 0 to {LARGEST_VALUE}, found {short_repr(ignore)}."
+        faults.append((("classes", "ignore"), expected))
     elif ignore in labels:
-        faults.append(f"classes.ignore: {ignore} is also the mask value of '{labels[ignore]}'; choose another.")
-    colors = dict(section.get("colors") or {})
-    faults += _color_faults(colors, [*labels.values(), *(name for name, *_ in walk(tree))])
+        taken = f"{ignore} is also the mask value of '{labels[ignore]}'; choose another."
+        faults.append((("classes", "ignore"), taken))
+    faults += _color_faults(colors, [*labels.values(), *(name for _, name, _ in nodes_of(tree))])
     if faults:
-        raise ConfigError("\n".join(faults))
-    return ClassSection(labels, tree, ignore, colors)
+        raise ClassesError(faults)
+    return ClassSection(labels, _nested(tree), ignore, colors)
 
 
 def _nested(tree: Any) -> dict[str, Any]:
-    """The tree as nested dicts with {} at leaves. Lists may hold names and one-key mappings."""
+    """A checked tree as nested dicts with {} at leaves."""
     if tree is None:
         return {}
     if isinstance(tree, str):
         return {tree: {}}
     if isinstance(tree, Mapping):
         return {name: _nested(children) for name, children in tree.items()}
-    nested: dict[str, Any] = {}
-    for item in tree:
-        for name, children in _nested(item).items():
-            if name in nested:
-                raise ConfigError(f"classes.tree: '{name}' is listed twice in one list. Remove one.")
-            nested[name] = children
-    return nested
+    return {name: children for item in tree for name, children in _nested(item).items()}
 
 
-def _tree_faults(labels: Sequence[str], tree: Mapping[str, Any]) -> list[str]:
-    walked = [(name, children) for name, _, _, children in walk(tree)]
-    in_tree = [name for name, _ in walked]
-    known_labels, known_nodes = set(labels), set(in_tree)
-    faults = [f"classes.labels: '{name}' is listed twice." for name in _repeated(labels)]
-    faults += [f"classes.tree: '{name}' is listed twice in the tree." for name in _repeated(in_tree)]
-    faults += [
-        f"classes.labels: '{name}' is missing from classes.tree.{nearest(name, in_tree)}"
-        for name in labels
-        if name not in known_nodes
+def _tree_faults(labels: Mapping[int, str], tree: Any) -> list[tuple[Key, str]]:
+    nodes = list(nodes_of(tree))
+    in_tree = {name for _, name, _ in nodes}
+    names = set(labels.values())
+    value_of: dict[str, int] = {}
+    repeated, missing = [], []
+    for value, name in labels.items():
+        if name in value_of:
+            text = f"'{name}' is also the name of mask value {value_of[name]}; give each label its own name."
+            repeated.append((("labels", value), text))
+        elif name not in in_tree:
+            missing.append((("labels", value), f"'{name}' is missing from classes.tree.{nearest(name, in_tree)}"))
+        value_of.setdefault(name, value)
+    first: dict[str, Key] = {}
+    twice, strange = [], []
+    for key, name, children in nodes:
+        if name in first:
+            where = dotted(("classes", "tree", *first[name]))
+            twice.append((("tree", *key), f"'{name}' is already at {where}; a name may occur only once in the tree."))
+        elif not children and name not in names:
+            strange.append((("tree", *key), _not_a_label(name, children, sorted(names))))
+        first.setdefault(name, key)
+    return [
+        *_first_few(repeated, "repeated labels"),
+        *_first_few(missing, "labels that are missing from classes.tree"),
+        *_first_few(twice, "names that occur twice in the tree"),
+        *_first_few(strange, "names in the tree that are not labels"),
     ]
-    faults += [
-        f"classes.tree: the leaf '{name}' is not a label.{nearest(name, labels)}"
-        for name, children in walked
-        if not children and name not in known_labels
-    ]
-    return faults
 
 
-def _color_faults(colors: Mapping[str, Any], known: Sequence[str]) -> Iterator[str]:
-    for name, color in colors.items():
+def _not_a_label(name: str, children: Any, labels: Sequence[str]) -> str:
+    if children is not None:  # [] or {}
+        return f"the group '{name}' is empty; list its labels, or remove it."
+    if "," in name and set(map(str.strip, name.split(","))) <= set(labels):
+        return f"'{name}' is one name; write a list: [{name}]."
+    return f"'{name}' is neither a label nor a group with children.{nearest(name, labels)}"
+
+
+def _first_few(faults: list[tuple[Key, str]], what: str) -> list[tuple[Key, str]]:
+    """The first faults of a kind, and the number of the others."""
+    rest = faults[_SHOWN:]
+    return faults[:_SHOWN] + ([(rest[0][0], f"and {len(rest)} more {what}.")] if rest else [])
+
+
+def _color_faults(colors: Mapping[str, Any], known: Sequence[str]) -> Iterator[tuple[Key, str]]:
+    for name in colors:
         if name not in known:
-            yield f"classes.colors: '{name}' is not a class.{nearest(name, known)}"
-        elif not _is_rgb(color):
-            yield f"classes.colors.{name}: expected three whole numbers from 0 to 255, found {color}."
-
-
-def _is_rgb(color: Any) -> bool:
-    is_triple = isinstance(color, Sequence) and len(color) == 3
-    return is_triple and all(isinstance(channel, int) and 0 <= channel <= 255 for channel in color)
-
-
-def _repeated(names: Sequence[str]) -> list[str]:
-    return sorted(name for name, count in Counter(names).items() if count > 1)
+            yield ("classes", "colors", name), f"'{name}' is not a class.{nearest(name, known)}"

@@ -8,7 +8,6 @@ root than others represents itself at every level finer than its own depth. The 
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seghiero_core.errors import nearest, shorten
-from seghiero_core.hierarchy.section import ClassSection, read_classes, walk
+from seghiero_core.hierarchy.colors import assign_colors
+from seghiero_core.hierarchy.section import ClassSection, read_classes
+from seghiero_core.hierarchy.values import walk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -242,6 +243,7 @@ def _build(section: ClassSection) -> Hierarchy:
         node_to_level.append((covers[members] * numbers[:, None]).sum(axis=0) - 1)
         levels.append(Level("leaf" if level == 0 else f"level{level}", tuple(members.tolist())))
 
+    colors = assign_colors(section.tree, section.colors)
     return Hierarchy(
         nodes=tuple(nodes),
         leaves=tuple(leaves),
@@ -253,19 +255,10 @@ def _build(section: ClassSection) -> Hierarchy:
         covers=_frozen(covers),
         distance=_frozen(distance),
         values={value: index[name] for value, name in section.labels.items()},
-        colors=_frozen(_palette(nodes, section.colors)),
+        colors=_frozen(np.array([colors[name] for name in nodes], dtype=np.uint8)),
         ignore=section.ignore,
         tree=section.tree,
     )
-
-
-def _palette(nodes: list[str], given: Mapping[str, Any]) -> np.ndarray:
-    """N,3 uint8 RGB: the given color, or a hue by the golden angle, so that neighbors in the order differ."""
-    palette = np.zeros((len(nodes), 3), dtype=np.uint8)
-    for i, name in enumerate(nodes):
-        hue, light = (i * 0.618034) % 1.0, (0.45, 0.65, 0.55)[i % 3]
-        palette[i] = given.get(name) or [round(255 * c) for c in colorsys.hls_to_rgb(hue, light, 0.65)]
-    return palette
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

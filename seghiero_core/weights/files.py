@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seghiero_core.checkpoint import find_checkpoint, read_checkpoint
-from seghiero_core.errors import WeightsError
+from seghiero_core.checkpoint import read_checkpoint
+from seghiero_core.errors import WeightsError, nearest_path
 from seghiero_core.registry import Statistics
+from seghiero_core.runs import find_checkpoint
 from seghiero_core.weights.hub import WEIGHT_FILES
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         tensors = read_checkpoint(folder).model_tensors()
         return {key: value for key, value in tensors.items() if key.startswith("backbone.")}
     path = weights_file(path)
+    if not path.exists():
+        raise WeightsError(f"{path}: no such file.{nearest_path(path)}")
+    if path.is_file() and (fault := _foreign_content(path)):
+        raise WeightsError(f"{path}: {fault}.")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
 
 
@@ -132,6 +137,24 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise WeightsError(f"{path}: expected a mapping, found {type(document).__name__}.")
     return document
+
+
+def _foreign_content(path: Path) -> str | None:
+    """Recognize by its first bytes what can't be weights, or weights whose name says otherwise."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    is_torch = start.startswith((b"PK\x03\x04", b"\x80"))  # a zip archive or a pickle
+    if not start:
+        return "the file is empty; get a new copy of it"
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the weights; fetch them with `git lfs pull`"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, not weights; download the file itself"
+    if path.suffix == ".safetensors":
+        return "a PyTorch file with the wrong ending; rename it to .pth" if is_torch else None
+    if start[8:10] == b'{"':
+        return "a safetensors file with the wrong ending; rename it to .safetensors"
+    return None if is_torch else "not a weights file; expected .safetensors or a state dict written by torch.save"
 
 
 def _read_model_statistics(path: Path) -> Statistics:
@@ -196,7 +219,9 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # torch warns about old pickle formats
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError) as error:
-        raise WeightsError(f"{path}: can't be read as weights ({str(error).partition(chr(10))[0]}).") from None
+        text = re.sub(r"^\[.*?\] \. ", "", str(error))  # without the line of C++
+        reason = re.split(r"\n|\. ", text)[0] or "it ends early"
+        raise WeightsError(f"{path}: damaged or not a PyTorch file ({reason}). Get a new copy of it.") from None
     except Exception as error:  # weights_only raises several classes of errors for what could run code
         imported = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it imports {imported[1]}" if imported else "it is not a plain state dict"

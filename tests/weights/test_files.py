@@ -15,6 +15,7 @@ from torch import nn
 
 from seghiero_core.errors import WeightsError
 from seghiero_core.model.factories import build_model, create_backbone, get_statistics
+from seghiero_core.weights.files import read_weights
 from support.tiny import TINY, save_untrained
 
 RESNET = {"type": "resnet", "depth": 18}
@@ -83,7 +84,6 @@ def with_header(content: bytes, change) -> bytes:
         (lambda b: b[:-100], "'layer4.1.bn2.weight' ends at byte"),
         (lambda b: struct.pack("<Q", 1 << 60) + b[8:], "header is longer than the file"),
         (lambda b: b"not weights", "longer than the file"),
-        (lambda b: b"", "longer than the file"),
     ],
 )
 def test_a_wrong_header_is_refused_with_the_key(tmp_path, damage, words):
@@ -94,6 +94,38 @@ def test_a_wrong_header_is_refused_with_the_key(tmp_path, damage, words):
     with pytest.raises(WeightsError, match="w.safetensors: damaged or not a safetensors file") as raised:
         load(RESNET, path)
     assert words in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("w.pth", b"abc", "not a weights file; expected .safetensors or a state dict written by torch.save"),
+        ("w.pth", b"\x89PNG\r\n\x1a\n", "not a weights file"),
+        ("w.pth", b"", "the file is empty"),
+        ("w.safetensors", b"", "the file is empty"),
+        (
+            "w.safetensors",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+            "fetch them with `git lfs pull`",
+        ),
+        ("w.pth", b"\n<!DOCTYPE html><html>404</html>", "a web page, not weights"),
+        ("w.pth", save({"a": torch.zeros(2)}), "rename it to .safetensors"),
+        ("w.safetensors", b"PK\x03\x04", "rename it to .pth"),
+        ("w.pth", b"PK\x03\x04" + bytes(100), "damaged or not a PyTorch file (PytorchStreamReader failed"),
+    ],
+)
+def test_a_file_of_another_kind_is_named_as_what_it_is(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError) as raised:
+        read_weights(tmp_path / name)
+    assert words in str(raised.value) and str(raised.value).startswith(str(tmp_path / name))
+    assert "run code" not in str(raised.value) and len(str(raised.value).splitlines()) == 1
+
+
+def test_a_missing_file_names_a_similar_one(tmp_path):
+    (tmp_path / "resnet.pth").touch()
+    with pytest.raises(WeightsError, match=r"resnte\.pth: no such file\. Did you mean '.*resnet\.pth'\?"):
+        read_weights(tmp_path / "resnte.pth")
 
 
 @pytest.mark.parametrize(

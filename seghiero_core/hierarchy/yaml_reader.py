@@ -5,18 +5,31 @@ No code is run; an alias bomb and a duplicate key are errors.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from seghiero_core.errors import ConfigError
+from seghiero_core.errors import ConfigError, nearest_path, shorten
 
 Key = tuple[Any, ...]
 """The path to a value: the keys and list positions from the top of the document."""
 
 _MAX_VALUES = 200_000
 _MAX_DEPTH = 100
+_EXPLANATIONS = {
+    "'\\t'": "found a tab; use spaces instead",
+    "mapping values are not allowed": "unexpected ':'; put each key on its own line, and text with ': ' in quotes",
+    "could not find expected ':'": "expected 'key: value', with a space after the colon",
+    "cannot start any token": "put text that begins with a special character in quotes",
+    "unexpected end of stream": "a quotation mark is missing",
+    "another document": "a second document begins here ('---'); a config is one",
+    "expected <block end>": "the indentation differs from the lines above",
+    "expected ',' or ']'": "',' or ']' is missing from a list",
+    "expected ',' or '}'": "',' or '}' is missing from a mapping",
+}
+"""What to say instead of the parser's words, by a part of them."""
 _COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
@@ -35,9 +48,12 @@ def read_yaml_file(path: Path) -> tuple[Any, dict[Key, int]]:
     try:
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file. `seghiero init DIR` writes a config to start from.") from None
+        init = "`seghiero init DIR` writes a config to start from."
+        raise ConfigError(f"{path}: no such file.{nearest_path(path)} {init}") from None
     except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder; give the YAML file in it.") from None
+        found = sorted(each.name for each in path.iterdir() if each.suffix in (".yaml", ".yml"))
+        hint = f": {shorten(found)}" if found else ""
+        raise ConfigError(f"{path} is a folder; give the YAML file in it{hint}.") from None
     except OSError as error:
         raise ConfigError(f"{path}: can't be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
@@ -66,7 +82,7 @@ def read_yaml(text: str, name: str) -> tuple[Any, dict[Key, int]]:
         value = None if node is None else _Converter(loader, lines, name).convert(node, ())
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{name}{line}: not valid YAML: {error.problem or error.context}.") from None
+        raise ConfigError(f"{name}{line}: not valid YAML: {_explain(error)}.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{name}: not valid YAML: {str(error).splitlines()[0]}.") from None
     except RecursionError:
@@ -75,6 +91,41 @@ def read_yaml(text: str, name: str) -> tuple[Any, dict[Key, int]]:
         if loader is not None:
             loader.dispose()
     return value, lines
+
+
+def dotted(key: Key) -> str:
+    """Write a key as users do.
+
+    Args:
+        key: The key.
+
+    Returns:
+        For example "training.lr"; a key that YAML reads as true, false or null is written so.
+    """
+    words = {True: "true", False: "false", None: "null"}
+    return ".".join(words[part] if part is None or isinstance(part, bool) else str(part) for part in key)
+
+
+def place(key: Key, places: Mapping[Key, str], path: Path) -> str:
+    """Say where a key is written.
+
+    Args:
+        key: The key.
+        places: Where keys are written, such as "cfg.yaml, line 3".
+        path: The file.
+
+    Returns:
+        The place of the key itself, else that of the closest section around it, else the file.
+    """
+    for length in range(len(key), 0, -1):
+        if key[:length] in places:
+            return places[key[:length]]
+    return str(path)
+
+
+def _explain(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or error.context or ""
+    return next((text for part, text in _EXPLANATIONS.items() if part in problem), problem)
 
 
 class _Converter:
@@ -110,7 +161,8 @@ class _Converter:
                 raise self.error(name_node, "a key must be a word or a number.")
             name = self.convert(name_node, (*key, "<key>"))
             if name in mapping:
-                raise self.error(name_node, f"duplicate key '{name}'; remove one.")
+                first = self.lines[(*key, name)]
+                raise self.error(name_node, f"duplicate key '{name}', already on line {first}; remove one of them.")
             self.lines[(*key, name)] = name_node.start_mark.line + 1
             mapping[name] = self.convert(value_node, (*key, name))
         return mapping
