@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from seghiero_core.errors import UsageError
+from seghiero_core.errors import DeviceError, UsageError
 
 
 def temporary_name(path: Path, ending: str = "") -> Path:
@@ -34,17 +35,91 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Yields:
         The temporary path to write to.
+
+    Raises:
+        DeviceError: When the file system takes no new files there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = temporary_name(path)
     try:
-        yield temporary
-        temporary.replace(path)
+        with _creating(temporary, path):
+            yield temporary
+            temporary.replace(path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents, unless it exists.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        DeviceError: When a file has one of these names, or the file system takes no new folder there.
+        OSError: When the disk is full, or permission is missing.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        blocking = next(path for path in (folder, *folder.parents) if os.path.lexists(path) and not path.is_dir())
+        raise DeviceError(f"can't write into {folder}: {blocking} is a file; choose another folder.") from None
+    except FileNotFoundError:
+        raise _cannot_create(folder) from None
+
+
+def check_writable(folder: Path) -> None:
+    """Check that files can be created in a folder, by creating one that vanishes at once.
+
+    Args:
+        folder: An existing folder.
+
+    Raises:
+        DeviceError: When its file system takes no new files.
+        OSError: When the disk is full or read-only, or permission is missing.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except FileNotFoundError:
+        raise _cannot_create(f"files in {folder}") from None
+    except OSError as error:
+        error.filename = str(folder)
+        raise
+
+
+@contextmanager
+def _creating(temporary: Path, path: Path) -> Iterator[None]:
+    """Name `path` in the errors of creating `temporary`, which the user has never heard of."""
+    try:
+        yield
+    except OSError as error:
+        if str(error.filename) == str(temporary):
+            error.filename = str(path)
+            if isinstance(error, FileNotFoundError):
+                raise _cannot_create(path) from None
+        raise
+
+
+def _cannot_create(what: object) -> DeviceError:
+    return DeviceError(f"can't create {what}: its file system takes no new files; choose another folder.")
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file the permissions that new files get here; some libraries create files that only their owner can read.
+
+    Args:
+        path: The file.
+    """
+    sample = temporary_name(path, ".mode")
+    try:
+        sample.touch()
+        shutil.copymode(sample, path)
+    finally:
+        sample.unlink(missing_ok=True)
 
 
 def replace_link(link: Path, folder: Path) -> None:
@@ -125,12 +200,12 @@ def write_new_files(files: Mapping[Path, str], *, force: bool = False) -> None:
     with ExitStack() as undo:
         for path in files:
             for folder in reversed([parent for parent in path.parents if not parent.exists()]):
-                folder.mkdir()
+                make_folder(folder)
                 undo.callback(folder.rmdir)
         for path, text in files.items():
             staged = temporary_name(path, ".new")
             undo.callback(staged.unlink, missing_ok=True)
-            with staged.open("w", encoding="utf-8") as file:
+            with _creating(staged, path), staged.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())  # a full disk may be reported only here

@@ -1,10 +1,10 @@
 """Checkpoint folders: written completely or not at all, verified on reading, read without running code from them.
 
 A run folder contains `checkpoints/step-00000500/` and the links `last` and `best`. A checkpoint contains
-`model.safetensors` (the weights to use: the EMA weights if the run keeps them), `config.yaml`, `metrics.json`,
-`training.safetensors` and `training.json` (the training state, to resume from), and `manifest.json` with the SHA-256
-of the other files and a record of the plugins the model came from. Reading a checkpoint loads no plugin and never uses
-the network.
+`model.safetensors` (the weights to use: the EMA weights if the run keeps them), `config.yaml`, `training.safetensors`
+and `training.json` (the training state, to resume from), `metrics.json` once it is validated, and `manifest.json` with
+the SHA-256 of the other files and a record of the plugins the model came from. Reading a checkpoint loads no plugin and
+never uses the network.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seghiero_core.atomic import file_sha256, remove_folder, replace_link, sync, temporary_name
+from seghiero_core.atomic import file_sha256, follow_umask, remove_folder, replace_link, replacing, sync, temporary_name
 from seghiero_core.config.loading import parse_config
 from seghiero_core.config.schema import Config
-from seghiero_core.config.yaml_reader import read_yaml_file
-from seghiero_core.errors import CheckpointError, SeghieroError, UsageError
+from seghiero_core.errors import CheckpointError, SeghieroError
+from seghiero_core.hierarchy.yaml_reader import read_yaml_file
 from seghiero_core.plugins.records import changed_plugins, missing_plugins, plugin_records
+from seghiero_core.run_files import checkpoint_folders, has_other_files, remove_checkpoint, remove_temporary_files
 from seghiero_core.version import __version__
 
 if TYPE_CHECKING:
@@ -40,12 +41,14 @@ class Checkpoint:
 
     Attributes:
         folder: The absolute path.
+        step: Optimizer steps before it was written.
         config: The run's config.
-        metrics: The metrics of its validation.
+        metrics: The metrics of its validation; empty if there was none.
         changes: A sentence for each plugin whose source files have changed since the checkpoint was written.
     """
 
     folder: Path
+    step: int
     config: Config
     metrics: Mapping[str, Any]
     changes: tuple[str, ...] = ()
@@ -81,7 +84,7 @@ def save_checkpoint(
     step: int,
     *,
     config: Config,
-    metrics: Mapping[str, Any],
+    metrics: Mapping[str, Any] | None,
     model: Mapping[str, torch.Tensor],
     training: Mapping[str, torch.Tensor],
     progress: Mapping[str, Any],
@@ -89,14 +92,14 @@ def save_checkpoint(
 ) -> Path:
     """Write a checkpoint, point the link `last` at it, and delete older ones.
 
-    The previous checkpoint is kept, in case this one is damaged later. A linked folder is never replaced: a second
-    checkpoint of the same step gets the suffix -2.
+    The previous checkpoint is kept, in case this one is damaged later. A folder that is linked, or holds other files
+    too, is never replaced: a second checkpoint of the same step gets the suffix -2.
 
     Args:
         run: The run folder.
         step: Optimizer steps so far.
         config: The run's config.
-        metrics: The metrics of the validation at this step, plain values.
+        metrics: The metrics of the validation at this step, plain values. None if it isn't validated (yet).
         model: The state dict of the weights to use.
         training: The tensors of the training state, by name.
         progress: The plain values of the training state, by name.
@@ -113,7 +116,7 @@ def save_checkpoint(
     from safetensors.torch import save_file
 
     folder, count = run / "checkpoints" / f"step-{step:08d}", 1
-    while folder.resolve() in _linked(run):
+    while folder.resolve() in _linked(run) or has_other_files(folder):
         count += 1
         folder = folder.with_name(f"step-{step:08d}-{count}")
     temporary = temporary_name(folder)
@@ -121,8 +124,11 @@ def save_checkpoint(
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in model.items()}, temporary / "model.safetensors")
         save_file({k: v.detach().cpu().contiguous() for k, v in training.items()}, temporary / "training.safetensors")
+        for file in temporary.iterdir():
+            follow_umask(file)
         (temporary / "config.yaml").write_text(config.to_yaml())
-        (temporary / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        if metrics is not None:
+            (temporary / "metrics.json").write_text(json.dumps(metrics, indent=1))
         (temporary / "training.json").write_text(json.dumps(progress, indent=1))
         hashes = {file.name: file_sha256(file) for file in sorted(temporary.iterdir())}
         manifest = {
@@ -146,11 +152,31 @@ def save_checkpoint(
         raise
     for name in ["last", "best"] if best else ["last"]:
         replace_link(run / name, folder)
-    keep = _linked(run) | {other.resolve() for other in sorted(folder.parent.glob("step-*"))[-2:]}
-    for other in folder.parent.iterdir():
-        if other.resolve() not in keep:
-            remove_folder(other)
+    _remove_old_checkpoints(run)
     return folder
+
+
+def add_metrics(run: Path, folder: Path, metrics: Mapping[str, Any], *, best: bool) -> None:
+    """Add the metrics of a validation to a checkpoint that was written before it; its other files are not rewritten.
+
+    The manifest is replaced last and in one step: until then, the checkpoint is intact and not validated.
+
+    Args:
+        run: The run folder.
+        folder: The checkpoint folder.
+        metrics: The metrics, plain values.
+        best: Point the link `best` at it.
+
+    Raises:
+        OSError: When a file can't be written.
+    """
+    manifest = json.loads((folder / "manifest.json").read_text())
+    _replace_text(folder / "metrics.json", json.dumps(metrics, indent=1))
+    manifest["sha256"]["metrics.json"] = file_sha256(folder / "metrics.json")
+    _replace_text(folder / "manifest.json", json.dumps(manifest, indent=1))
+    if best:
+        replace_link(run / "best", folder)
+        _remove_old_checkpoints(run)
 
 
 def repair_run(run: Path, newest: Path, damaged: Sequence[Path], *, best: bool) -> None:
@@ -170,43 +196,7 @@ def repair_run(run: Path, newest: Path, damaged: Sequence[Path], *, best: bool) 
     replace_link(run / "last", newest)
     for folder in damaged:
         folder.rename(folder.with_name(f"damaged-{folder.name}"))
-    for leftover in [*run.glob(".*"), *newest.parent.glob(".*")]:
-        if leftover.is_symlink():
-            leftover.unlink()
-        else:
-            remove_folder(leftover)
-
-
-def find_checkpoint(path: str | Path | None, runs: Path = Path("runs")) -> Path:
-    """Find the checkpoint folder that a path refers to.
-
-    Args:
-        path: A run folder (its `best`, or else `last`), a checkpoint folder, or the model.safetensors in one.
-            Default: the newest run in `runs`.
-        runs: Where to look for the newest run.
-
-    Returns:
-        The checkpoint folder, which may be a link.
-
-    Raises:
-        UsageError: When no checkpoint is found.
-    """
-    path = _newest_run(runs) if path is None else Path(path)
-    if not path.exists():
-        raise UsageError(f"{path}: no such run folder or checkpoint.")
-    if path.is_file():
-        if path.name != "model.safetensors":
-            raise UsageError(
-                f"{path} is not a checkpoint; give a run folder, a checkpoint folder or a model.safetensors "
-                "(`predict` also accepts a .onnx file)."
-            )
-        return path.parent
-    if (path / "model.safetensors").exists():
-        return path
-    for name in ("best", "last"):
-        if (path / name).exists():
-            return path / name
-    raise UsageError(f"{path} contains no checkpoint (no best/, last/ or model.safetensors).")
+    remove_temporary_files(run)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -242,7 +232,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     except SeghieroError as error:
         raise CheckpointError(f"{folder}: this version can't use its config:\n{error}") from None
     changes = changed_plugins(manifest.get("plugins", ()))
-    return Checkpoint(folder, config, _json(folder / "metrics.json"), tuple(changes))
+    metrics = _json(folder / "metrics.json") if "metrics.json" in manifest["sha256"] else {}
+    return Checkpoint(folder, manifest["step"], config, metrics, tuple(changes))
 
 
 def newest_intact_checkpoint(run: Path) -> tuple[Checkpoint | None, dict[Path, str]]:
@@ -258,7 +249,7 @@ def newest_intact_checkpoint(run: Path) -> tuple[Checkpoint | None, dict[Path, s
         CheckpointError: When that checkpoint can't be used because of its plugins, format or config.
     """
     damaged: dict[Path, str] = {}
-    for folder in sorted((run / "checkpoints").glob("step-*"), reverse=True):
+    for folder in reversed(checkpoint_folders(run)):
         try:
             return read_checkpoint(folder), damaged
         except DamagedCheckpoint as error:
@@ -266,18 +257,24 @@ def newest_intact_checkpoint(run: Path) -> tuple[Checkpoint | None, dict[Path, s
     return None, damaged
 
 
-def _newest_run(runs: Path) -> Path:
-    found = [run for run in runs.glob("*/") if (run / "best").exists() or (run / "last").exists()]
-    if not found:
-        near = max(Path().glob("*/runs/*/last"), key=lambda last: last.lstat().st_mtime, default=None)
-        hint = f" There is one in {near.parent}." if near else ""
-        raise UsageError(f"no run in {runs.absolute()}; name a run folder or a checkpoint, or train first.{hint}")
-    return max(found, key=lambda run: (run / "last" if (run / "last").exists() else run / "best").stat().st_mtime)
-
-
 def _linked(run: Path) -> set[Path]:
     """The checkpoint folders that the run's links point at."""
     return {(run / name).resolve() for name in ("last", "best")}
+
+
+def _remove_old_checkpoints(run: Path) -> None:
+    """Delete all checkpoints but the linked ones and the newest two."""
+    keep = _linked(run) | {folder.resolve() for folder in checkpoint_folders(run)[-2:]}
+    for folder in (run / "checkpoints").iterdir():
+        if folder.resolve() not in keep:
+            remove_checkpoint(folder)
+
+
+def _replace_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+        sync(temporary)
+    sync(path.parent)
 
 
 def _json(path: Path) -> dict[str, Any]:

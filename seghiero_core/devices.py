@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from torch import nn
 
 from seghiero_core.errors import DeviceError
 
@@ -36,23 +38,47 @@ def make_accelerator(
         The accelerator.
 
     Raises:
-        DeviceError: When this machine has no such device, or the device doesn't support the precision.
+        DeviceError: When this machine has no such device, several processes would share one GPU, or the device doesn't
+            support the precision.
     """
     device = check_device(device)
+    processes = _launched_processes()
+    if ":" in device and processes > 1:
+        raise DeviceError(
+            f"device {device} would be shared by {processes} processes; use cuda, and choose the GPUs with "
+            "CUDA_VISIBLE_DEVICES."
+        )
     # accelerate keeps these for the whole process: without a reset, a second run would get the first one's settings
-    AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", "1")) == 1)
+    AcceleratorState._reset_state(reset_partial_state=processes == 1)
     GradientState._reset_state()
-    if ":" in device:
-        os.environ["ACCELERATE_TORCH_DEVICE"] = device
     precision = pick_precision(precision, device.partition(":")[0])
-    return Accelerator(
-        cpu=device == "cpu",
-        mixed_precision="no" if precision == "fp32" else precision,
-        gradient_accumulation_steps=accumulation,
-        step_scheduler_with_optimizer=False,
-        log_with=list(trackers) or None,
-        project_dir=folder,
-    )
+    with _environment("ACCELERATE_TORCH_DEVICE", device if ":" in device else None):
+        return Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="no" if precision == "fp32" else precision,
+            gradient_accumulation_steps=accumulation,
+            step_scheduler_with_optimizer=False,
+            log_with=list(trackers) or None,
+            project_dir=folder,
+        )
+
+
+def _launched_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def _environment(name: str, value: str | None) -> Iterator[None]:
+    """Set an environment variable, or remove it for None, and restore it afterwards."""
+    before = os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name, None)
+        if before is not None:
+            os.environ[name] = before
 
 
 def check_device(name: str) -> str:
@@ -174,11 +200,17 @@ def check_processes(actual: int, wanted: int | None, *, sharded: bool = False) -
         sharded: Whether the run is sharded by FSDP.
 
     Raises:
-        DeviceError: When the numbers differ, or FSDP was requested and the run isn't sharded.
+        DeviceError: When the numbers differ, or FSDP was requested in version 1 or where the run isn't sharded.
     """
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not sharded:
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not sharded:
         raise DeviceError("accelerate supports FSDP on several GPUs only; launch this run without it.")
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    # The first version scales the gradients of each shard by the norm of that shard alone.
+    if sharded and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise DeviceError(
+            "FSDP version 1 is not supported; launch with: accelerate launch --use_fsdp --fsdp_version 2, or answer 2 "
+            "in accelerate config."
+        )
+    launched = _launched_processes()
     if "WORLD_SIZE" not in os.environ and {"MASTER_ADDR", "ACCELERATE_MIXED_PRECISION"} <= os.environ.keys():
         raise DeviceError(
             f"accelerate launch was asked for several processes but started {actual}. "
@@ -210,6 +242,19 @@ def any_process(accelerator: Accelerator, *flags: bool) -> list[bool]:
         return list(flags)
     counts = torch.tensor(flags, dtype=torch.int64, device=accelerator.device)
     return [count > 0 for count in accelerator.reduce(counts, "sum").tolist()]
+
+
+def broadcast_buffers(accelerator: Accelerator, model: nn.Module) -> None:
+    """Give every process the buffers of the main process, whose weights are saved; every process must call it.
+
+    Each process updates BatchNorm's running mean and variance from its own batches.
+
+    Args:
+        accelerator: The run's accelerator.
+        model: A model with equal parameters in every process.
+    """
+    for buffer in model.buffers() if accelerator.num_processes > 1 else ():
+        torch.distributed.broadcast(buffer, src=0)
 
 
 def mean_over_processes(accelerator: Accelerator, values: Mapping[str, torch.Tensor]) -> dict[str, float]:

@@ -1,14 +1,14 @@
-"""Checkpoint folders: what a path refers to, and what is refused."""
+"""Checkpoint folders: what is refused."""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from seghiero_core.checkpoint import DamagedCheckpoint, find_checkpoint, newest_intact_checkpoint, read_checkpoint
-from seghiero_core.errors import UsageError
+from seghiero_core.checkpoint import DamagedCheckpoint, newest_intact_checkpoint, read_checkpoint
 from support.tiny import TINY, save_untrained
 
 
@@ -16,16 +16,6 @@ from support.tiny import TINY, save_untrained
 def saved(starter_folder: Path, tmp_path: Path) -> Path:
     """A run folder of the test's own."""
     return save_untrained(starter_folder / "cfg.yaml", [*TINY, f"output.dir={tmp_path / 'runs'}"]).run_dir
-
-
-def test_the_newest_run_is_the_default(saved, tmp_path):
-    older = tmp_path / "runs" / "older"
-    older.mkdir()
-    (older / "best").symlink_to(saved / "best")
-    os.utime(saved / "last", (2e9, 2e9))
-    assert find_checkpoint(None, tmp_path / "runs") in (saved / "best", older / "best")
-    with pytest.raises(UsageError, match=f"no run in {tmp_path / 'empty'}; name a run folder"):
-        find_checkpoint(None, tmp_path / "empty")
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "no manifest"])
@@ -40,3 +30,14 @@ def test_damage_is_named_and_the_checkpoint_passed_over(damage, saved):
         read_checkpoint(folder)
     checkpoint, damaged = newest_intact_checkpoint(saved)
     assert checkpoint is None and list(damaged) == [folder]
+
+
+def test_every_file_follows_the_umask(starter_folder, tmp_path):
+    old = os.umask(0o027)
+    try:
+        run = save_untrained(starter_folder / "cfg.yaml", [*TINY, f"output.dir={tmp_path / 'runs'}"]).run_dir
+    finally:
+        os.umask(old)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (run / "last/").iterdir()}
+    assert "model.safetensors" in modes and modes == dict.fromkeys(modes, 0o640)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in run.rglob("*") if path.is_dir()} == {0o750}

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from seghiero_core.checkpoint import Checkpoint
+from seghiero_core.config.loading import load_config, override_config
+from seghiero_core.config.schema import Config
+from seghiero_core.errors import UsageError, nearest, shorten
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.losses.combine import build_loss
 from seghiero_core.model.factories import build_trained_model
 from seghiero_core.model.segmentation import SegmentationModel
+
+DATA_KEYS = tuple(f"dataset.{key}" for key in ("root", "train", "val", "test", "image_suffix", "mask_suffix"))
+"""The keys of the data set, which may differ from the run's wherever a checkpoint is used with images."""
 
 
 class TrainedModel(NamedTuple):
@@ -49,3 +58,77 @@ def load_trained(checkpoint: Checkpoint, device: torch.device | str) -> TrainedM
     if config.training.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return TrainedModel(checkpoint, hierarchy, loss.scores, model)
+
+
+def with_other_data(
+    checkpoint: Checkpoint,
+    *,
+    config: Path | None = None,
+    overrides: Sequence[str] = (),
+    keys: Sequence[str] = DATA_KEYS,
+) -> Checkpoint:
+    """Use a checkpoint with another data set, or with other settings, than it was trained with.
+
+    Args:
+        checkpoint: The checkpoint.
+        config: The YAML file of a config, whose data set and mask values replace the run's.
+        overrides: Strings "section.key=value", applied last; relative paths are relative to the current folder.
+        keys: The keys that `overrides` may set, including what is below them.
+
+    Returns:
+        The checkpoint with the changed config.
+
+    Raises:
+        UsageError: When `config` has other classes, or an override is malformed or sets another key.
+        ConfigError: When a value is wrong.
+    """
+    changed = checkpoint.config
+    if config is not None:
+        other = load_config(config)
+        _check_same_tree(other.hierarchy, checkpoint.config.hierarchy, config)
+        sections = {name: getattr(changed, name) for name in Config.model_fields}
+        changed = Config(**{**sections, "dataset": other.dataset, "classes": other.classes})
+    for override in overrides:
+        _check_key(override, keys)
+    if overrides:
+        _check_moves(changed, overrides)
+        changed = override_config(changed, overrides)
+    return replace(checkpoint, config=changed)
+
+
+def _check_same_tree(found: Hierarchy, expected: Hierarchy, path: Path) -> None:
+    """Raise UsageError unless both trees have the same nodes, in the same order, below the same parents."""
+    if found.nodes == expected.nodes and (found.parents == expected.parents).all():
+        return
+    parts = []
+    for title, names in (
+        ("only there", [name for name in found.nodes if name not in expected.nodes]),
+        ("only in the run", [name for name in expected.nodes if name not in found.nodes]),
+    ):
+        if names:
+            parts.append(f"{title}: {shorten(names, 5)}")
+    detail = "; ".join(parts) or "the names are the same, but their order or their tree differs"
+    raise UsageError(f"--config {path}: its classes are not those of the run ({detail}).")
+
+
+def _check_key(override: str, keys: Sequence[str]) -> None:
+    name = override.partition("=")[0]
+    if any(name == key or name.startswith(f"{key}.") for key in keys):
+        return
+    raise UsageError(
+        f"--set {override}: this key can't be changed for a trained checkpoint.{nearest(name, keys)} "
+        f"Keys that can: {', '.join(keys)}."
+    )
+
+
+def _check_moves(config: Config, overrides: Sequence[str]) -> None:
+    """Raise UsageError where a new `dataset.root` would move nothing."""
+    dataset = config.dataset
+    splits = [split for split in (dataset.train, dataset.val, dataset.test) if split]
+    folders = [folder for split in splits for folder in (split.images, split.masks)]
+    names = [override.partition("=")[0] for override in overrides]
+    if "dataset.root" in names and not any(folder.is_relative_to(dataset.root) for folder in folders):
+        raise UsageError(
+            f"--set dataset.root: the run's folders are not below its dataset.root ({dataset.root}), such as "
+            f"{dataset.val.images}; set dataset.val.images and dataset.val.masks."
+        )

@@ -76,6 +76,24 @@ def restore_buffers(model: nn.Module, copies: Sequence[torch.Tensor]) -> None:
         buffer.copy_(value)
 
 
+def update_weights(run: Run) -> bool:
+    """Take the optimizer's step, unless the gradient scaler of fp16 skips it.
+
+    accelerate reports no skipped step of a fused optimizer, whose kernel skips it by itself. A scaler lowers its scale
+    after exactly the steps that were skipped.
+
+    Args:
+        run: The run.
+
+    Returns:
+        False where the scaler skipped the step.
+    """
+    scaler = run.accelerator.scaler
+    before = scaler.get_scale() if scaler else None
+    run.optimizer.step()
+    return scaler is None or scaler.get_scale() >= before
+
+
 def count_bad_step(
     run: Run, folder: Path, progress: TrainingProgress, passes: Sequence[MicroBatch], notify: Notify
 ) -> None:

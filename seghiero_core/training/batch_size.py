@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from seghiero_core.config.schema import Config
-from seghiero_core.devices import available_bytes, peak_memory_mib
+from seghiero_core.devices import any_process, available_bytes, is_out_of_memory, peak_memory_mib
 from seghiero_core.errors import DeviceError
 from seghiero_core.losses.combine import HierarchicalLoss
 from seghiero_core.training.optimizer import make_optimizer
@@ -22,19 +22,21 @@ CPU_OVERHEAD = 1.5
 _MIB = 2**20
 
 
-def static_mib(model: nn.Module, *, ema: bool) -> dict[str, float]:
+def static_mib(model: nn.Module, *, ema: bool, optimizer: str) -> dict[str, float]:
     """Compute the memory that a training step needs whatever the batch.
 
     Args:
         model: The network.
         ema: Whether an average of the weights is kept.
+        optimizer: adamw, which keeps two moments per weight, or sgd, which keeps one.
 
     Returns:
-        MiB of "weights", "gradients", "optimizer" (AdamW's two moments) and "average".
+        MiB of "weights", "gradients", "optimizer" (its moments) and "average".
     """
     weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers())) / _MIB
     learning = sum(p.nbytes for p in model.parameters() if p.requires_grad) / _MIB
-    return {"weights": weights, "gradients": learning, "optimizer": 2 * learning, "average": weights if ema else 0.0}
+    moments = {"adamw": 2, "sgd": 1}[optimizer] * learning
+    return {"weights": weights, "gradients": learning, "optimizer": moments, "average": weights if ema else 0.0}
 
 
 def out_of_memory_error(config: Config, model: nn.Module, device: torch.device) -> DeviceError:
@@ -49,7 +51,7 @@ def out_of_memory_error(config: Config, model: nn.Module, device: torch.device) 
         An error that says what the network takes and what to try, the cheapest remedy first.
     """
     training = config.training
-    parts = static_mib(model, ema=bool(training.ema))
+    parts = static_mib(model, ema=bool(training.ema), optimizer=training.optimizer)
     listed = ", ".join(f"{name} {mib:.0f} MiB" for name, mib in parts.items() if mib)
     rest = max(0.0, peak_memory_mib(device) - sum(parts.values()))
     remedies = []
@@ -124,11 +126,13 @@ def find_batch_size(
     """Find the batch size of `training.batch_size: auto`: the largest power of two whose step fits in every process.
 
     On a GPU it runs steps on random images; on the CPU it counts what one step keeps and compares with the memory that
-    is free. The model and the random generators are left as they were.
+    is free. The processes try the same sizes and decide together after each. The model and the random generators are
+    left as they were.
 
     Args:
         config: The config of the run.
-        model: The network, on its device.
+        model: The network, on its device. Its norms aren't synchronized yet: out of memory in one process, the others
+            would wait for it forever.
         loss: Its loss.
         accelerator: Device, precision and processes.
         most: The upper limit.
@@ -147,12 +151,10 @@ def find_batch_size(
     model.train()
     step = partial(_random_step, config, model, loss, optimizer, accelerator)
     if device.type == "cuda":
-        batch = largest_batch(partial(_fits_gpu, step, device), most)
+        fits = partial(_fits_gpu, step, device)
     else:
-        per_image = _kept_for_backward(partial(step, 2)) / 2
-        static = sum(static_mib(model, ema=bool(config.training.ema)).values()) * _MIB
-        free = MEMORY_SHARE * available_bytes() / max(1, accelerator.num_processes) - static
-        batch = largest_batch(lambda batch: batch * per_image * CPU_OVERHEAD <= free, most)
+        fits = _cpu_check(config, model, step, accelerator.num_processes)
+    batch = largest_batch(lambda batch: not any_process(accelerator, not fits(batch))[0], most)
     optimizer.zero_grad()
     optimizer.state.clear()
     if device.type == "cuda":
@@ -160,10 +162,9 @@ def find_batch_size(
         torch.cuda.set_rng_state(cuda_state, device)
     torch.set_rng_state(cpu_state)
     model.load_state_dict(kept)
-    smallest = int(accelerator.gather(torch.tensor([batch], device=device)).min())
-    if not smallest:
+    if not batch:
         raise out_of_memory_error(config, model, device)
-    return smallest
+    return batch
 
 
 def _random_step(
@@ -190,6 +191,19 @@ def _fits_gpu(step: Callable[[int], None], device: torch.device, batch: int) -> 
         return False
     total = torch.cuda.get_device_properties(device).total_memory
     return torch.cuda.max_memory_reserved(device) <= MEMORY_SHARE * total
+
+
+def _cpu_check(config: Config, model: nn.Module, step: Callable[[int], None], processes: int) -> Callable[[int], bool]:
+    """Return whether a batch size fits into this process's share of the free memory; none does if the trial doesn't."""
+    try:
+        per_image = _kept_for_backward(partial(step, 2)) / 2
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return lambda batch: False
+    parts = static_mib(model, ema=bool(config.training.ema), optimizer=config.training.optimizer)
+    free = MEMORY_SHARE * available_bytes() / processes - sum(parts.values()) * _MIB
+    return lambda batch: batch * per_image * CPU_OVERHEAD <= free
 
 
 def _kept_for_backward(step: Callable[[], None]) -> int:

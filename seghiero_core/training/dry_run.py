@@ -11,11 +11,12 @@ from seghiero_core.config.schema import Config
 from seghiero_core.data.loaders import batches
 from seghiero_core.devices import is_out_of_memory, peak_memory_mib
 from seghiero_core.errors import UsageError
-from seghiero_core.evaluate import evaluate
+from seghiero_core.evaluation.evaluate import evaluate
 from seghiero_core.events import Notify, ignore_events
 from seghiero_core.training.batch_size import out_of_memory_error, static_mib, trial_step
 from seghiero_core.training.freezing import set_training_mode
-from seghiero_core.training.run import Run, prepare
+from seghiero_core.training.prepare import prepare
+from seghiero_core.training.run import Run
 from seghiero_core.training.run_folder import check_run_folder
 from seghiero_core.training.state import ResumePoint
 
@@ -32,9 +33,9 @@ def dry_run(
         notify: Receives the events of `prepare`, and a warning where `train` would refuse the run folder.
 
     Returns:
-        "device", "precision", "processes", "batch_size" (per process), "parameters", "memory_mib" (the parts of
-        `static_mib`, and "peak"), "epochs", "steps_per_epoch", "seconds_per_step" (data included), "seconds_per_epoch"
-        (validations included) and "seconds" of the whole run.
+        "device", "precision", "processes", "batch_size" and "val_batch_size" (per process), "parameters", "memory_mib"
+        (the parts of `static_mib`, and "peak"), "epochs", "steps_per_epoch", "seconds_per_step" (data included),
+        "seconds_per_epoch" (validations included) and "seconds" of the whole run.
 
     Raises:
         SeghieroError: Whatever `train` would raise before and in its first step, except for the run folder.
@@ -44,6 +45,7 @@ def dry_run(
     except UsageError as error:
         notify({"event": "warning", "text": f"train would stop here: {error}"})
     point = ResumePoint.find(config.run_dir) if resume else ResumePoint(config.run_dir)
+    point.check_model(config)
     run = prepare(point.config_to_resume(config), notify, load_weights=point.checkpoint is None)
     try:
         return _measure(run)
@@ -76,20 +78,28 @@ def _measure(run: Run) -> dict[str, Any]:
     started = time.perf_counter()
     batch = next(iter(batches(run.val_loader)), None)  # None where there are fewer images than processes
     evaluate(
-        run.evaluated_model(), [batch] if batch else [], run.hierarchy, accelerator=accelerator, scores=run.loss.scores
+        run.evaluated_model(),
+        [batch] if batch else [],
+        run.hierarchy,
+        accelerator=accelerator,
+        scores=run.loss.scores,
+        limit=run.val_limit,
     )
     per_validation = (time.perf_counter() - started) * len(run.val_loader)
 
     validations = -(-training.epochs // training.validate_every)
     total = per_step * run.total_steps + per_validation * validations
     model = accelerator.unwrap_model(run.model)
+    memory = static_mib(model, ema=bool(training.ema), optimizer=training.optimizer)
+    memory["peak"] = peak_memory_mib(accelerator.device)
     return {
         "device": str(accelerator.device),
         "precision": run.precision,
         "processes": accelerator.num_processes,
         "batch_size": training.batch_size,
+        "val_batch_size": run.val_limit.images,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "memory_mib": static_mib(model, ema=bool(training.ema)) | {"peak": peak_memory_mib(accelerator.device)},
+        "memory_mib": memory,
         "epochs": training.epochs,
         "steps_per_epoch": run.steps_per_epoch,
         "seconds_per_step": per_step,

@@ -1,8 +1,8 @@
 """Training: the loop, written out from top to bottom.
 
 `train` returns plain values and reports what happens by calling `notify(event)`. Each event is a dict whose key "event"
-is data, download, weights, start, step, validation, warning or end. The records of steps and validations are also
-appended to metrics.jsonl in the run folder.
+is data, download, weights, start, step, validating, validation, warning or end. The records of steps and validations
+are also appended to metrics.jsonl in the run folder.
 """
 
 from __future__ import annotations
@@ -10,29 +10,46 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch.distributed.tensor import DTensor
 
 from seghiero_core.config.schema import Config
 from seghiero_core.data.loaders import batches
 from seghiero_core.devices import any_process, mean_over_processes, peak_memory_mib
-from seghiero_core.evaluate import evaluate, summary
+from seghiero_core.errors import shorten
 from seghiero_core.events import Notify, ignore_events
-from seghiero_core.figures import prediction_grid
-from seghiero_core.training.bad_steps import MicroBatch, copy_buffers, count_bad_step, is_bad_step, restore_buffers
+from seghiero_core.training.bad_steps import (
+    MicroBatch,
+    copy_buffers,
+    count_bad_step,
+    is_bad_step,
+    restore_buffers,
+    update_weights,
+)
 from seghiero_core.training.freezing import set_training_mode
 from seghiero_core.training.interrupts import Interrupted, StopSignal
 from seghiero_core.training.optimizer import lr_factor, set_lr
+from seghiero_core.training.prepare import prepare, start_accelerator
 from seghiero_core.training.progress import TrainingProgress
-from seghiero_core.training.run import Run, prepare
-from seghiero_core.training.run_folder import check_run_folder, lock_run_folder
+from seghiero_core.training.records import last_record, write_record
+from seghiero_core.training.run import Run
+from seghiero_core.training.run_folder import begin_run, check_run_folder, lock_run_folder
 from seghiero_core.training.saver import Saver
 from seghiero_core.training.state import ResumePoint, resume_run
-from seghiero_core.training.trackers import start_trackers, track
+from seghiero_core.training.trackers import start_trackers
+from seghiero_core.training.validation import validate
 from seghiero_core.version import __version__
+
+_DIVERGED = 1000
+"""A loss that is larger than the first one (or than 1) by this factor isn't noise."""
 
 
 def train(
@@ -62,19 +79,21 @@ def train(
     """
     folder = config.run_dir
     check_run_folder(folder, resume=resume, force=force)
-    point = ResumePoint.find(folder) if resume else ResumePoint(folder)
-    run = prepare(point.config_to_resume(config), notify, load_weights=point.checkpoint is None)
-    if not run.accelerator.is_main_process:
-        return _train(run, point, resume, ignore_events)
-    with lock_run_folder(folder, resume=resume, force=force):
-        if resume:
-            point.check_unchanged()
-        return _train(run, point, resume, notify)
+    accelerator = start_accelerator(config)
+    is_main = accelerator.is_main_process
+    with lock_run_folder(folder, resume=resume, force=force) if is_main else nullcontext():
+        accelerator.wait_for_everyone()  # until the main process has locked the folder
+        point = ResumePoint.find(folder) if resume else ResumePoint(folder)
+        point.check_model(config)
+        run = prepare(point.config_to_resume(config), notify, accelerator, load_weights=point.checkpoint is None)
+        if is_main and (kept := begin_run(folder, resume=resume)):
+            text = f"{folder} keeps what seghiero didn't write: {shorten(kept, 5)}."
+            notify({"event": "warning", "text": text})
+        return _train(run, point, resume, notify if is_main else ignore_events)
 
 
 def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[str, Any]:
     training, accelerator, folder = run.config.training, run.accelerator, point.folder
-    accelerator.wait_for_everyone()  # until the main process has locked the folder
     progress = resume_run(run, point, notify) if resume else None
     if progress is None:
         progress = TrainingProgress(images_per_step=run.images_per_step, steps_per_epoch=run.steps_per_epoch)
@@ -82,16 +101,22 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
         (folder / "config.yaml").write_text(run.config.to_yaml())
         if run.weights:
             (folder / "weights.json").write_text(json.dumps(run.weights, indent=1))
+        if run.loss.class_weights is not None:
+            weights = dict(zip(run.hierarchy.leaves, run.loss.class_weights.tolist(), strict=True))
+            (folder / "class_weights.json").write_text(json.dumps(weights, indent=1))
     accelerator.wait_for_everyone()
     start_trackers(accelerator, run.config)
     notify(_start_event(run, folder, progress))
 
     record: dict[str, Any] = {}
     passes: list[MicroBatch] = []  # the forward passes of the current step
-    saver = Saver(run, folder, progress)
+    losses: list[dict[str, torch.Tensor]] = []  # and their losses, on the device
+    saver = Saver(run, folder, progress, point.checkpoint and point.checkpoint.folder)
     with saver.rescue(passes), StopSignal() as stop:
         for epoch in range(progress.epoch, training.epochs):
             # ── one epoch ────────────────────────────────────────────────────────────────────────────────────────
+            if progress.has_stopped_early(training.early_stopping):
+                break
             progress.epoch = epoch
             done_here = progress.step - epoch * run.steps_per_epoch
             run.sampler.start_epoch(epoch, start=done_here * run.images_per_step)
@@ -101,6 +126,7 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
                 # ── one step: forward, loss, backward, update ────────────────────────────────────────────────────
                 if not passes:
                     buffers = copy_buffers(run.model)
+                    _seed_step(run, progress.step)
                 with accelerator.accumulate(run.model):
                     images = batch["image"]
                     if training.channels_last:
@@ -114,30 +140,32 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
                         auxiliary_logits=output.auxiliary_logits,
                     )
                     passes.append(MicroBatch(batch["index"], terms))
+                    losses.append({"loss": total.detach(), **terms})
                     accelerator.backward(total)
                     if not accelerator.sync_gradients:
                         continue
                     norm = _gradient_norm(run, training.clip_norm)
-                    factor = lr_factor(progress.step, run.total_steps, warmup=training.warmup, power=training.power)
+                    factor = lr_factor(progress.step, run.total_steps, training)
                     set_lr(run.optimizer, factor)
                     (bad,) = any_process(accelerator, is_bad_step(run, passes, norm))
                     if bad:
                         restore_buffers(run.model, buffers)
                         count_bad_step(run, folder, progress, passes, notify)
                         run.optimizer.zero_grad()  # without gradients the optimizer changes nothing
-                    run.optimizer.step()
+                    updated = update_weights(run)
                     run.optimizer.zero_grad()
-                if run.average and not bad and not accelerator.optimizer_step_was_skipped:
+                if run.average and updated and not bad:
                     run.average.update(accelerator.unwrap_model(run.model))
                 progress.step += 1
+                means = _mean_losses(accelerator, losses)
                 passes.clear()
+                losses.clear()
                 seconds, started = time.perf_counter() - started, time.perf_counter()
                 # ── report, and save or stop where asked to ──────────────────────────────────────────────────────
-                means = mean_over_processes(accelerator, {"loss": total, **terms})
                 record = {
                     "event": "step",
                     "step": progress.step,
-                    "epoch": epoch,
+                    "epoch": epoch + 1,
                     "loss": means.pop("loss"),
                     "terms": means,
                     "lr": training.lr * factor,
@@ -146,42 +174,25 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
                     "images": run.images_per_step,
                     "memory_mib": peak_memory_mib(accelerator.device),
                 }
-                _record(run, folder, record, notify)
+                write_record(run, folder, record, notify)
+                _warn_of_divergence(run, progress, record["loss"], notify)
                 stopping, due = any_process(accelerator, stop.requested, saver.due())
                 if stopping or due:
                     saver.save()
                 if stopping:
                     raise Interrupted(f"stopped at step {progress.step} of {run.total_steps}; continue with --resume.")
-            # ── validation and checkpoint at the end of the epoch ────────────────────────────────────────────────
-            if not run.validates_after(progress.step):
-                continue
-            evaluation = evaluate(
-                run.evaluated_model(),
-                run.val_loader,
-                run.hierarchy,
-                accelerator=accelerator,
-                scores=run.loss.scores,
-                num_examples=4,
-                stop=lambda: stop.requested,
-            )
-            if evaluation.stopped:
-                saver.save()
-                raise Interrupted(f"stopped in the validation after step {progress.step}; --resume repeats it.")
-            metrics = summary(evaluation.metrics)
-            value = _monitored(metrics, training.monitor)
-            best = progress.best is None or value > progress.best
-            if best:
-                progress.best, progress.best_step = value, progress.step
-            progress.epoch = epoch + 1
-            record = {"event": "validation", "step": progress.step, "epoch": epoch, "best": best, "metrics": metrics}
-            _record(run, folder, record, notify)
-            if accelerator.is_main_process:
-                prediction_grid(*zip(*evaluation.examples, strict=True), run.hierarchy).save(folder / "validation.png")
-            saver.save(metrics | {"epoch": epoch}, best=best)
+            # ── validation at the end of the epoch, with a checkpoint before it ──────────────────────────────────
+            if run.validates_after(progress.step):
+                record = validate(run, folder, progress, saver, stop, notify)
     accelerator.end_training()
-    notify({"event": "end", "folder": folder, "best": progress.best, "monitor": training.monitor})
-    # A run that was complete before has made no record now.
-    return record or json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    notify(_end_event(run, folder, progress))
+    return record or last_record(folder)  # a run that was complete before has made no record now
+
+
+def _seed_step(run: Run, step: int) -> None:
+    """Seed the random generators by (seed, step, process): no two processes drop alike, and a resume is exact."""
+    words = (run.config.training.seed, step, run.accelerator.process_index)
+    set_seed(int(np.random.SeedSequence(words).generate_state(1)[0]))
 
 
 def _gradient_norm(run: Run, clip_norm: float | None) -> float:
@@ -194,11 +205,25 @@ def _gradient_norm(run: Run, clip_norm: float | None) -> float:
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
-def _monitored(metrics: dict[str, Any], monitor: str) -> float:
-    value = metrics["mean_miou"]
-    if monitor != "mean_miou":
-        value = next(level["miou"] for level in metrics["levels"] if level["name"] == monitor)
-    return -1.0 if value is None else value
+def _mean_losses(accelerator: Accelerator, losses: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
+    """Return the means of the loss and its terms over the batches of a step and over all processes."""
+    means = {name: torch.stack([each[name] for each in losses]).mean() for name in losses[0]}
+    return mean_over_processes(accelerator, means)
+
+
+def _warn_of_divergence(run: Run, progress: TrainingProgress, loss: float, notify: Notify) -> None:
+    """Warn once in a run whose loss is far above that of its first step."""
+    if not math.isfinite(loss):
+        return  # a bad step, which is counted
+    if progress.first_loss is None:
+        progress.first_loss = loss
+    if not progress.diverged and loss > _DIVERGED * max(1.0, progress.first_loss):
+        progress.diverged = True
+        text = (
+            f"training diverges: the loss is {loss:.2g} after step {progress.step}, and was {progress.first_loss:.2g} "
+            f"after the first. Lower training.lr ({run.config.training.lr:g}), or set training.clip_norm: 1.0."
+        )
+        notify({"event": "warning", "text": text})
 
 
 def _start_event(run: Run, folder: Path, progress: TrainingProgress) -> dict[str, Any]:
@@ -222,17 +247,14 @@ def _start_event(run: Run, folder: Path, progress: TrainingProgress) -> dict[str
     }
 
 
-def _record(run: Run, folder: Path, record: dict[str, Any], notify: Notify) -> None:
-    """Append a record to metrics.jsonl, and hand it to the trackers and to `notify`."""
-    if run.accelerator.is_main_process:
-        with (folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(_without_nan(record)) + "\n")
-    track(run.accelerator, record)
-    notify(record)
-
-
-def _without_nan(value: Any) -> Any:
-    """Replace numbers that are not finite, which JSON doesn't have, by None."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _end_event(run: Run, folder: Path, progress: TrainingProgress) -> dict[str, Any]:
+    training = run.config.training
+    return {
+        "event": "end",
+        "folder": folder,
+        "step": progress.step,
+        "epoch": progress.step // run.steps_per_epoch,
+        "best": progress.best,
+        "monitor": training.monitor,
+        "early_stopping": training.early_stopping if progress.step < run.total_steps else None,
+    }

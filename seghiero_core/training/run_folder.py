@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +12,22 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from seghiero_core.atomic import check_writable, make_folder
 from seghiero_core.errors import DeviceError, UsageError
-
-_WRITTEN = (
-    *("config.yaml", "metrics.jsonl", "weights.json", "validation.png", "bad_batch.json", "seghiero"),
-    *("model*.onnx", "model*.pt2"),
-    *("checkpoints", "best", "last", ".best.*", ".last.*"),
+from seghiero_core.run_files import (
+    LIST_NAME,
+    checkpoint_folders,
+    remove_checkpoint,
+    remove_recorded_files,
+    remove_temporary_files,
+    start_list,
 )
-"""What seghiero writes into a run folder (trackers write to `seghiero`); nothing else in it is ever removed."""
+from seghiero_core.training.trackers import TRACKER_FOLDER
+
+_FILES = ("config.yaml", "metrics.jsonl", "weights.json", "class_weights.json", "validation.png", "bad_batch.json")
+_FOLDERS = ("checkpoints", TRACKER_FOLDER)
+_LINKS = ("best", "last")
+"""What training writes into a run folder."""
 
 
 def check_run_folder(folder: Path, *, resume: bool, force: bool) -> None:
@@ -32,23 +39,48 @@ def check_run_folder(folder: Path, *, resume: bool, force: bool) -> None:
         force: Whether an existing run is to be overwritten.
 
     Raises:
-        UsageError: When the folder holds a run and neither flag is given, when it holds other files, or when both
-            flags are given.
+        UsageError: When the folder holds a run and neither flag is given, when it holds only other files, when
+            something is in the way of what training writes, or when both flags are given.
     """
     if resume and force:
         raise UsageError("--resume and --force can't be combined; give one of them.")
-    is_run = (folder / "checkpoints").is_dir()  # made before anything else is written
-    if folder.exists() and not is_run and any(folder.iterdir()):
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; set another output.name.")
+    if _is_empty(folder):
+        return
+    has_list = (folder / LIST_NAME).exists()
+    if not has_list and not checkpoint_folders(folder):
         raise UsageError(f"{folder} is not empty and not a run folder; set another output.name.")
-    if is_run and any((folder / "checkpoints").iterdir()) and not (resume or force):
+    if not (resume or force):
         raise UsageError(
             f"{folder} already holds a run; continue it (--resume), overwrite it (--force), or set another output.name."
         )
+    if force and not has_list:
+        raise UsageError(
+            f"{folder} has no list of the files that seghiero wrote ({LIST_NAME}; older versions kept none), so "
+            "--force can't tell them from yours; delete the folder, or set another output.name."
+        )
+    for names, kind in (((LIST_NAME, *_FILES), "a file"), (_FOLDERS, "a folder"), (_LINKS, "a link")):
+        for path in [folder / name for name in names]:
+            if os.path.lexists(path) and _kind(path) != kind:
+                raise UsageError(f"{path} is {_kind(path)} where training writes {kind}; move it away.")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether there is nothing in a folder, or only an empty folder for checkpoints."""
+    paths = list(folder.iterdir()) if folder.exists() else []
+    return all(path.name == "checkpoints" and _kind(path) == "a folder" and not any(path.iterdir()) for path in paths)
+
+
+def _kind(path: Path) -> str:
+    if path.is_symlink():
+        return "a link"
+    return "a folder" if path.is_dir() else "a file"
 
 
 @contextmanager
 def lock_run_folder(folder: Path, *, resume: bool, force: bool) -> Iterator[None]:
-    """Make a run folder and keep other processes from training into it.
+    """Keep other processes from training into a run folder, and check that this one can write to it.
 
     The lock is the operating system's, on a file beside the folder, so it survives the removal of the folder and ends
     with the process, however that ends; a lock file that a killed process left behind means nothing. Child processes
@@ -56,7 +88,7 @@ def lock_run_folder(folder: Path, *, resume: bool, force: bool) -> Iterator[None
     seconds, don't block the next one.
 
     Args:
-        folder: The run folder. Without `resume`, what an earlier run wrote is removed from it.
+        folder: The run folder; it need not exist. Nothing in it is changed.
         resume: As for `check_run_folder`, which is called again under the lock.
         force: The same.
 
@@ -65,9 +97,11 @@ def lock_run_folder(folder: Path, *, resume: bool, force: bool) -> Iterator[None
 
     Raises:
         UsageError: When another process has the lock; the message names it.
-        DeviceError: When the file system has no locks.
+        DeviceError: When the file system has no locks, or takes no new files.
+        OSError: When the folder can't be written to.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    new_folders = [parent for parent in folder.parents if not parent.exists()]
+    make_folder(folder.parent)
     path = folder.with_name(f".{folder.name}.lock")
     lock = FileLock(path, fallback_to_soft=False)
     try:
@@ -85,14 +119,38 @@ def lock_run_folder(folder: Path, *, resume: bool, force: bool) -> Iterator[None
         with contextlib.suppress(PermissionError):  # on Windows the locked file can't be written: it names no owner
             path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         check_run_folder(folder, resume=resume, force=force)
-        if not resume:
-            _remove_outputs(folder)
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        for existing in (folder, folder / "checkpoints"):
+            if existing.is_dir():
+                check_writable(existing)
         yield
     finally:
         with contextlib.suppress(PermissionError):  # Windows removes no file that is open
             path.unlink(missing_ok=True)
         lock.release()
+        for parent in new_folders:
+            with contextlib.suppress(OSError):  # it is not empty: there is a run now
+                parent.rmdir()
+
+
+def begin_run(folder: Path, *, resume: bool) -> list[str]:
+    """Make the locked folder of a run ready for training.
+
+    Args:
+        folder: The run folder. Without `resume`, what seghiero wrote there earlier is removed.
+        resume: Whether an existing run is continued.
+
+    Returns:
+        The names of what stays in the folder of an overwritten run, because seghiero didn't write it.
+    """
+    kept: list[str] = []
+    if not resume and folder.exists():
+        _remove_outputs(folder)
+        kept = sorted(path.name for path in folder.iterdir() if path.name != LIST_NAME)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resume or not (folder / LIST_NAME).exists():
+        start_list(folder, _FILES)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    return kept
 
 
 def _owner(path: Path) -> str:
@@ -103,8 +161,14 @@ def _owner(path: Path) -> str:
 
 
 def _remove_outputs(folder: Path) -> None:
-    for path in [path for pattern in _WRITTEN for path in folder.glob(pattern)]:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    """Remove what seghiero wrote; the list itself comes last, so that a process killed here can be repeated."""
+    for name in _LINKS:
+        (folder / name).unlink(missing_ok=True)
+    remove_temporary_files(folder)
+    checkpoints = folder / "checkpoints"
+    if checkpoints.is_dir():
+        for checkpoint in checkpoints.iterdir():
+            remove_checkpoint(checkpoint)
+        with contextlib.suppress(OSError):  # other files are in it
+            checkpoints.rmdir()
+    remove_recorded_files(folder)

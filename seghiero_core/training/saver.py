@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
+from seghiero_core.checkpoint import add_metrics
 from seghiero_core.data.loaders import WORKER_DIED, is_dead_worker
 from seghiero_core.devices import is_lost_peer, is_out_of_memory
 from seghiero_core.errors import CheckpointError, DataError, DeviceError, SeghieroError
 from seghiero_core.training.batch_size import out_of_memory_error
 from seghiero_core.training.progress import TrainingProgress
 from seghiero_core.training.run import Run
+from seghiero_core.training.run_folder import begin_run
 from seghiero_core.training.state import save_run
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -27,17 +29,19 @@ class Saver:
         run: The run.
         folder: The run folder.
         progress: The loop's own, which it updates after every step.
+        checkpoint: The folder of the checkpoint that the run was resumed from.
     """
 
-    def __init__(self, run: Run, folder: Path, progress: TrainingProgress) -> None:
+    def __init__(self, run: Run, folder: Path, progress: TrainingProgress, checkpoint: Path | None = None) -> None:
         self.run, self.folder, self.progress = run, folder, progress
+        self._checkpoint = checkpoint  # the last one, in the main process
         self._saved_step, self._saved_at = progress.step, time.monotonic()
 
     def due(self) -> bool:
         """Check whether `training.save_every` asks for a checkpoint now.
 
         Returns:
-            True where it does; False where a validation follows, after which one is written anyway.
+            True where it does; False where a validation follows, before which one is written anyway.
         """
         every, step = self.run.config.training.save_every, self.progress.step
         if every is None or self.run.validates_after(step):
@@ -46,15 +50,22 @@ class Saver:
             return step % every == 0
         return time.monotonic() - self._saved_at >= int(every[:-1]) * _SECONDS[every[-1]]
 
-    def save(self, metrics: Mapping[str, Any] | None = None, *, best: bool = False) -> None:
-        """Write a checkpoint and wait until all processes have come here; every process must call it.
+    def save(self) -> None:
+        """Write a checkpoint, unless there is one of this step, and wait for all processes; each must call it."""
+        if self.progress.step != self._saved_step:
+            self._checkpoint = save_run(self.run, self.folder, self.progress)
+            self._saved_step, self._saved_at = self.progress.step, time.monotonic()
+        self.run.accelerator.wait_for_everyone()
+
+    def add_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Add the metrics of a validation to the last checkpoint, and wait for all processes; each must call it.
 
         Args:
-            metrics: The measures of a validation, for `metrics.json`.
-            best: Whether they are the best so far.
+            metrics: Plain values for `metrics.json`. The link `best` follows `progress.best_step`.
         """
-        save_run(self.run, self.folder, self.progress, {**self._place(), **(metrics or {})}, best=best)
-        self._saved_step, self._saved_at = self.progress.step, time.monotonic()
+        if self.run.accelerator.is_main_process:
+            best = self.progress.best_step == self.progress.step
+            add_metrics(self.folder, self._checkpoint, metrics, best=best)
         self.run.accelerator.wait_for_everyone()
 
     @contextlib.contextmanager
@@ -83,14 +94,11 @@ class Saver:
             has_news = folder_is_gone or self.progress.step > self._saved_step
             if not passes and has_news and self._can_save_alone(error):
                 with contextlib.suppress(OSError, CheckpointError):
-                    self.folder.mkdir(parents=True, exist_ok=True)
+                    begin_run(self.folder, resume=True)
                     (self.folder / "config.yaml").write_text(self.run.config.to_yaml())
-                    save_run(self.run, self.folder, self.progress, self._place(), best=False)
+                    save_run(self.run, self.folder, self.progress)
                     saved = f" Step {self.progress.step} was saved in {self.folder}; continue with --resume."
             raise type(explained)(f"{explained}{saved}") from error
-
-    def _place(self) -> dict[str, int]:
-        return {"step": self.progress.step, "epoch": self.progress.epoch}
 
     def _explain(self, error: Exception, *, folder_is_gone: bool) -> SeghieroError | None:
         """Return the error that the user is to see, or None for one that is to be raised unchanged."""

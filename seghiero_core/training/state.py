@@ -12,9 +12,10 @@ from torch import nn
 
 from seghiero_core.checkpoint import Checkpoint, newest_intact_checkpoint, repair_run, save_checkpoint
 from seghiero_core.config.schema import Config
-from seghiero_core.errors import CheckpointError, ConfigError, UsageError
+from seghiero_core.errors import CheckpointError, ConfigError
 from seghiero_core.events import Notify
 from seghiero_core.training.progress import TrainingProgress
+from seghiero_core.training.records import cut_records
 from seghiero_core.training.run import Run, config_with_batch_size
 from seghiero_core.training.sharding import gather_state, scatter_state
 
@@ -29,13 +30,11 @@ class ResumePoint:
         folder: The run folder.
         checkpoint: The newest intact checkpoint; None where there is none.
         damaged: Newer checkpoint folders that are damaged, each with what is wrong with it.
-        seen: Names of all checkpoint folders at that time.
     """
 
     folder: Path
     checkpoint: Checkpoint | None = None
     damaged: Mapping[Path, str] = field(default_factory=dict)
-    seen: Sequence[str] = ()
 
     @classmethod
     def find(cls, folder: Path) -> ResumePoint:
@@ -50,11 +49,10 @@ class ResumePoint:
         Raises:
             CheckpointError: When all checkpoints are damaged, or the newest can't be used here.
         """
-        seen = _checkpoint_names(folder)
         checkpoint, damaged = newest_intact_checkpoint(folder)
         if checkpoint is None and damaged:
             raise CheckpointError(f"{folder}: all of its checkpoints are damaged; start over with --force.")
-        return cls(folder, checkpoint, damaged, seen)
+        return cls(folder, checkpoint, damaged)
 
     def config_to_resume(self, config: Config) -> Config:
         """Replace `batch_size: auto` by the size that the run began with; another would lose the place in the epoch.
@@ -69,14 +67,27 @@ class ResumePoint:
             return config
         return config_with_batch_size(config, self.checkpoint.config.training.batch_size)
 
-    def check_unchanged(self) -> None:
-        """Check, with the run folder locked, that no other process has written a checkpoint since `find`.
+    def check_model(self, config: Config) -> None:
+        """Check that the checkpoint is of a config's model, classes, loss and optimizer.
+
+        Args:
+            config: The config that the run is to continue with.
 
         Raises:
-            UsageError: When one has.
+            ConfigError: When it isn't; the message lists the differences.
         """
-        if _checkpoint_names(self.folder) != self.seen:
-            raise UsageError(f"{self.folder} was written to by another process just now; run the command again.")
+        if self.checkpoint is None:
+            return
+        if changed := _differences(self.checkpoint.config, config, ("classes", "backbone", "head", "loss")):
+            raise ConfigError(
+                f"{self.folder} can't be resumed: it was trained with another model or other classes:\n{changed}"
+            )
+        before, now = self.checkpoint.config.training.optimizer, config.training.optimizer
+        if before != now:
+            raise ConfigError(
+                f"{self.folder} can't be resumed with training.optimizer: {now}: its state is that of {before}. "
+                f"Set training.optimizer: {before}, or start another run from its weights (init_from)."
+            )
 
 
 def resume_run(run: Run, point: ResumePoint, notify: Notify) -> TrainingProgress | None:
@@ -92,7 +103,7 @@ def resume_run(run: Run, point: ResumePoint, notify: Notify) -> TrainingProgress
         The progress of the run, or None where there is no checkpoint and training starts from scratch.
 
     Raises:
-        ConfigError: When the config has another model, other classes or another number of images per step or epoch.
+        ConfigError: When the config has another number of images per step or epoch.
         CheckpointError: When the checkpoint holds no training state.
     """
     folder, checkpoint = point.folder, point.checkpoint
@@ -100,9 +111,9 @@ def resume_run(run: Run, point: ResumePoint, notify: Notify) -> TrainingProgress
         notify({"event": "warning", "text": f"{message} The one before it is used."})
     if checkpoint is None:
         notify({"event": "warning", "text": f"{folder} holds no checkpoint to resume; training starts from scratch."})
+        if run.accelerator.is_main_process:
+            cut_records(folder, 0, validated=False)
         return None
-    if changed := _differences(checkpoint.config, run.config, ("classes", "backbone", "head", "loss")):
-        raise ConfigError(f"{folder} can't be resumed: it was trained with another model or other classes:\n{changed}")
     tensors, saved = checkpoint.training_state()
     progress = TrainingProgress.from_json(saved)
     for name in ("images_per_step", "steps_per_epoch"):
@@ -116,61 +127,59 @@ def resume_run(run: Run, point: ResumePoint, notify: Notify) -> TrainingProgress
     if changed := _differences(checkpoint.config, run.config, ("dataset", "transform", "training")):
         notify({"event": "warning", "text": f"{folder} is resumed with other values:\n{changed}"})
     _load_state(run, checkpoint, tensors, saved)
+    # training.json was written before the validation, and metrics.json after it
+    if "mean_miou" in checkpoint.metrics and progress.validated_step != progress.step:
+        progress.add_validation(checkpoint.metrics, run.config.training.monitor)
     if (folder / "best").resolve() in point.damaged:
         progress.best = None
     if run.accelerator.is_main_process:
         is_best = progress.best_step == progress.step
         repair_run(folder, checkpoint.folder, list(point.damaged), best=is_best)
+        cut_records(folder, progress.step, validated=progress.validated_step == progress.step)
     return progress
 
 
-def save_run(run: Run, folder: Path, progress: TrainingProgress, metrics: Mapping[str, Any], *, best: bool) -> None:
+def save_run(run: Run, folder: Path, progress: TrainingProgress) -> Path | None:
     """Write a checkpoint from the main process, without waiting for it in the others.
 
     Args:
         run: The run; with FSDP every process must call this.
         folder: The run folder.
         progress: The progress of the run.
-        metrics: Plain values for the `metrics.json` of the checkpoint.
-        best: Whether the link `best` is to point at it.
+
+    Returns:
+        The checkpoint folder; None in the other processes.
     """
     if run.is_sharded:
         weights, state = gather_state(run.model, run.optimizer.optimizer)
     if not run.accelerator.is_main_process:
-        return
+        return None
     model = run.accelerator.unwrap_model(run.model)
     if not run.is_sharded:
         weights, state = run.evaluated_model().state_dict(), _optimizer_tensors(run, model)
     tensors = {f"optimizer.{name}": value for name, value in state.items()}
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if run.accelerator.device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
     saved = progress.to_json()
     if run.accelerator.scaler:
         saved["scaler"] = run.accelerator.scaler.state_dict()
     if run.average:
         tensors |= {f"model.{name}": value for name, value in model.state_dict().items()}
         saved["average_updates"] = run.average.updates
-    save_checkpoint(
+    return save_checkpoint(
         folder,
         progress.step,
         config=run.config,
-        metrics=metrics,
+        metrics=None,
         model=weights,
         training=tensors,
         progress=saved,
-        best=best,
+        best=False,
     )
-
-
-def _checkpoint_names(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
 
 
 def _load_state(
     run: Run, checkpoint: Checkpoint, tensors: Mapping[str, torch.Tensor], saved: Mapping[str, Any]
 ) -> None:
-    """Load weights, averaged weights, optimizer, random generators and gradient scaler."""
+    """Load weights, averaged weights, optimizer and gradient scaler."""
     model = run.accelerator.unwrap_model(run.model)
     if run.is_sharded:
         state = _with_prefix(tensors, "optimizer.")
@@ -183,9 +192,6 @@ def _load_state(
         else:
             model.load_state_dict(checkpoint.model_tensors())
         _load_optimizer(run, model, _with_prefix(tensors, "optimizer."))
-    torch.set_rng_state(tensors["rng.cpu"])
-    if torch.cuda.is_available() and "rng.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
     if run.accelerator.scaler and "scaler" in saved:
         run.accelerator.scaler.load_state_dict(saved["scaler"])
 
@@ -196,7 +202,7 @@ def _with_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, 
 
 
 def _optimizer_tensors(run: Run, model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return AdamW's state by `parameter name/key`, which doesn't depend on the order of its groups."""
+    """Return the optimizer's state by `parameter name/key`, which doesn't depend on the order of its groups."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     state = run.optimizer.state
     return {f"{names[p]}/{key}": value for p, values in state.items() for key, value in values.items()}
@@ -208,7 +214,7 @@ def _load_optimizer(run: Run, model: nn.Module, state: Mapping[str, torch.Tensor
     for name, value in state.items():
         parameter_name, _, key = name.rpartition("/")
         parameter = parameters[parameter_name]
-        # AdamW's fused kernel walks through memory, so its moments need the layout of the weights (channels-last).
+        # The fused kernels walk through memory, so the moments need the layout of the weights (channels-last).
         value = value.to(parameter.device) if key == "step" else torch.empty_like(parameter).copy_(value)
         run.optimizer.state[parameter][key] = value
 

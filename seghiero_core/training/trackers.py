@@ -10,6 +10,10 @@ from accelerate import Accelerator
 
 from seghiero_core.config.schema import Config
 from seghiero_core.errors import UsageError
+from seghiero_core.run_files import record_file
+
+TRACKER_FOLDER = "seghiero"
+"""The name of the project, and so of the folder in the run that file-based trackers write to."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -37,7 +41,12 @@ def start_trackers(accelerator: Accelerator, config: Config) -> None:
     """
     name = config.output.name
     named = {"wandb": {"name": name}, "mlflow": {"run_name": name}, "trackio": {"name": name}}
-    accelerator.init_trackers("seghiero", _flat(config.model_dump(mode="json")), named)
+    folder = config.run_dir / TRACKER_FOLDER
+    before = set(folder.rglob("*"))
+    accelerator.init_trackers(TRACKER_FOLDER, _flat(config.model_dump(mode="json")), named)
+    for path in sorted(set(folder.rglob("*")) - before):
+        if accelerator.is_main_process and path.is_file():
+            record_file(config.run_dir, path, changes=True)
 
 
 def track(accelerator: Accelerator, record: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.model.factories import build_model
 from seghiero_core.model.init_from import load_initial_weights
 from seghiero_core.model.trained import load_trained
+from seghiero_core.run_files import recorded_files
 from support.hub import Hub
 from support.processes import ENVIRONMENT
 from support.tiny import TINY, save_untrained
@@ -216,8 +217,13 @@ def test_a_file_that_the_hub_lacks_differs_from_a_failed_download(published, tmp
 @torch.no_grad()
 def test_export_to_transformers_gives_the_same_logits(run, small, tmp_path, loss):
     config = save_untrained(small, [*SEGFORMER, "output.name=segformer", f"loss={loss}"])
-    code, out, err = run("export", config.run_dir, "--hf", tmp_path / "hf", "--json")
+    folder = config.run_dir / "hf"
+    code, out, err = run("export", config.run_dir, "--hf", folder, "--json")
     assert code == 0, err
+    assert set(recorded_files(config.run_dir)) == set(folder.iterdir())
+    (tmp_path / "new").touch()
+    assert {path.stat().st_mode for path in folder.iterdir()} == {(tmp_path / "new").stat().st_mode}
+    folder.rename(tmp_path / "hf")
     assert json.loads(out)["max_abs_error"] <= 1e-4
     assert {path.name for path in (tmp_path / "hf").iterdir()} == {
         "config.json",

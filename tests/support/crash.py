@@ -1,7 +1,8 @@
 """Train a run to its end while killing it again and again: `python tests/support/crash.py CFG KILLS SEED`.
 
 Each attempt is a fork of this process (so it starts quickly), killed with SIGKILL after a random time. After every kill
-the run folder must be readable. A run that ends before KILLS kills is started over. Prints a JSON document.
+the run folder must be readable. A run that ends before KILLS kills is started over. A run must end with the weights,
+the links and the records of the uninterrupted one. Prints a JSON document.
 """
 
 from __future__ import annotations
@@ -42,24 +43,34 @@ def attempt(config, seconds: float) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def outcome(run: Path) -> list:
+    """What must not depend on kills: the links, what they link to, and the records without times and memory."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kept = [{key: value for key, value in row.items() if key not in ("seconds", "memory_mib")} for row in records]
+    names = ("best/model.safetensors", "best/metrics.json", "last/model.safetensors", "last/metrics.json")
+    files = [(run / name).read_bytes() for name in names]
+    return [(run / "best").resolve().name, (run / "last").resolve().name, kept, files]
+
+
 def main() -> None:
     cfg, kills, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     torch.set_num_threads(1)
     config = load_config(cfg, ["training.save_every=1", "output.name=crashed"])
     folder: Path = config.run_dir
     rng = random.Random(seed)
-    report = {"kills": 0, "while_saving": 0, "runs": 0, "steps_at_kills": []}
+    report = {"kills": 0, "while_saving": 0, "while_validating": 0, "runs": 0, "steps_at_kills": []}
     started = time.monotonic()
     if attempt(config, 600):
         sys.exit("the uninterrupted run failed")
-    span, whole = time.monotonic() - started, folder.rename(folder.with_name("whole"))
+    span, expected = time.monotonic() - started, outcome(folder)
+    steps_per_epoch = read_checkpoint(folder / "last").training_state()[1]["steps_per_epoch"]
+    shutil.rmtree(folder)
     while True:
         status = attempt(config, rng.uniform(0.05, span) if report["kills"] < kills else 600)
         if status == 0:
             report["runs"] += 1
-            weights = [(run / "last/model.safetensors").read_bytes() for run in (whole, folder)]
-            if weights[0] != weights[1]:
-                sys.exit("the weights differ from the uninterrupted run's")
+            if outcome(folder) != expected:
+                sys.exit("weights, links or records differ from the uninterrupted run's")
             if report["kills"] >= kills:
                 break
             shutil.rmtree(folder)
@@ -73,7 +84,9 @@ def main() -> None:
             for name in ("last", "best"):
                 if (folder / name).is_symlink():
                     read_checkpoint(folder / name)
-            report["steps_at_kills"].append(int(checkpoint.folder.name[5:13]) if checkpoint else 0)
+            report["steps_at_kills"].append(checkpoint.step if checkpoint else 0)
+            at_the_end_of_an_epoch = checkpoint and checkpoint.step % steps_per_epoch == 0
+            report["while_validating"] += bool(at_the_end_of_an_epoch and not checkpoint.metrics)
             report["while_saving"] += any((folder / "checkpoints").glob(".step-*"))
     print(json.dumps(report))
 

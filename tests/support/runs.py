@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -44,3 +45,9 @@ def start(small, *options):
     while not records.exists() and process.poll() is None:
         time.sleep(0.05)
     return process
+
+
+def records(run):
+    """The records of metrics.jsonl without what differs from run to run: times and memory."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "memory_mib")} for row in rows]

@@ -15,6 +15,7 @@ from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.losses.combine import build_loss
 from seghiero_core.model.factories import build_model
 from seghiero_core.registry import register_backbone
+from seghiero_core.run_files import start_list
 
 RADIUS = 160
 """More than how far (px) a pixel's logits can see with the tiny backbone and the extremely_fast_segformer head."""
@@ -73,4 +74,5 @@ def save_untrained(cfg: Path, overrides: list[str], *, seed: int = 1, **built_wi
         progress={},
         best=True,
     )
+    start_list(config.run_dir, [])
     return config

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.config.loading import load_config
 from seghiero_core.errors import DeviceError
 from seghiero_core.losses.combine import HierarchicalLoss
+from seghiero_core.training import prepare as prepare_module
 from seghiero_core.training.bad_steps import MicroBatch, is_bad_step
 from seghiero_core.training.loop import train
-from seghiero_core.training.run import prepare
+from seghiero_core.training.prepare import prepare
+from support.tiny import TINY
 
 
 @pytest.fixture
@@ -48,7 +52,10 @@ def test_a_bad_step_is_skipped_and_reported(small, poisoned):
     assert not (config.run_dir / "bad_batch.json").exists()
 
 
-def test_a_bad_step_leaves_no_trace_in_the_buffers(small, monkeypatch):
+@pytest.mark.parametrize(
+    "loss", ["{}", "{terms: {leaf_cross_entropy: 1, region_mutual_information: 1}}", "{preset: logicseg}"]
+)
+def test_a_bad_image_leaves_no_trace(small, monkeypatch, loss):
     from seghiero_core.training import loop as module
 
     batches = module.batches
@@ -61,8 +68,11 @@ def test_a_bad_step_leaves_no_trace_in_the_buffers(small, monkeypatch):
             yield batch
 
     monkeypatch.setattr(module, "batches", one_infinite)
-    config = load_config(small, ["training.batch_size=1", "training.epochs=1"])
-    train(config)
+    config = load_config(small, ["training.batch_size=1", "training.epochs=1", f"loss={loss}"])
+    events = []
+    train(config, notify=events.append)
+    (warning,) = [event["text"] for event in events if event["event"] == "warning"]
+    assert re.match(r"step 1 was skipped: loss term \w+ is not finite \(1 of 10\)", warning)
     tensors = load_file(config.run_dir / "last/model.safetensors")
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     assert {int(value) for name, value in tensors.items() if name.endswith("num_batches_tracked")} == {3}
@@ -107,3 +117,32 @@ def test_steps_that_the_gradient_scaler_skips_by_itself_are_not_bad(small, loss,
     run.accelerator.scaler = None if scale is None else Scaler(scale)
     passes = [MicroBatch(torch.tensor([0]), {"a": torch.tensor(loss)})]
     assert is_bad_step(run, passes, norm) == bad
+
+
+@pytest.fixture
+def scaled(monkeypatch):
+    """A gradient scaler on the CPU, whose first scale makes every gradient overflow."""
+    make = prepare_module.make_accelerator
+
+    def with_scaler(*arguments, **options):
+        accelerator = make(*arguments, **options)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100, backoff_factor=2.0**-90)
+        accelerator.native_amp, accelerator.state._mixed_precision = True, "fp16"
+        return accelerator
+
+    monkeypatch.setattr(prepare_module, "make_accelerator", with_scaler)
+
+
+@pytest.mark.parametrize("clip_norm", ["null", "1.0"])
+def test_a_step_that_the_gradient_scaler_skips_does_not_move_the_average(small, scaled, clip_norm):
+    options = [*TINY, "training.batch_size=1", "training.epochs=1", "training.ema=0.9", "training.max_bad_steps=1"]
+    config = load_config(small, [*options, f"training.clip_norm={clip_norm}"])
+    train(config)
+    records = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
+    skipped = [record["grad_norm"] is None for record in records if record["event"] == "step"]
+    assert skipped == [True, False, False, False]
+    tensors, saved = read_checkpoint(config.run_dir / "last").training_state()
+    assert {int(value) for name, value in tensors.items() if name.endswith("/step")} == {3}
+    assert saved["average_updates"] == 3
+    assert saved["bad_steps"] == 0
+    assert saved["scaler"]["scale"] == 2.0**10

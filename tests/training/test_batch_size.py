@@ -12,7 +12,8 @@ from seghiero_core.errors import DeviceError
 from seghiero_core.losses.combine import HierarchicalLoss
 from seghiero_core.training import batch_size
 from seghiero_core.training.loop import train
-from seghiero_core.training.run import Run, prepare
+from seghiero_core.training.prepare import prepare
+from seghiero_core.training.run import Run
 
 
 @pytest.mark.parametrize(("room", "expected"), [(0, 0), (1, 1), (5, 4), (8, 8), (100, 16)])
@@ -32,7 +33,7 @@ def test_batch_size_auto_changes_nothing_but_the_batch_size(small, monkeypatch):
     kept = batch_size._kept_for_backward
     monkeypatch.setattr(batch_size, "_kept_for_backward", lambda step: per_image.append(kept(step) / 2) or kept(step))
     prepare(config)
-    static = sum(batch_size.static_mib(prepare(config).model, ema=False).values()) * 2**20
+    static = sum(batch_size.static_mib(prepare(config).model, ema=False, optimizer="adamw").values()) * 2**20
     room = static + 3 * per_image[0] * batch_size.CPU_OVERHEAD
     monkeypatch.setattr(batch_size, "available_bytes", lambda: int(room / batch_size.MEMORY_SHARE))
     train(config)

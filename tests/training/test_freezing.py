@@ -11,7 +11,7 @@ from seghiero_core.config.loading import load_config
 from seghiero_core.model.factories import create_backbone
 from seghiero_core.training.freezing import backbone_stages, freeze, set_training_mode
 from seghiero_core.training.loop import train
-from seghiero_core.training.run import prepare
+from seghiero_core.training.prepare import prepare
 from support.stages import expected_stage
 
 

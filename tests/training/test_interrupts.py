@@ -50,7 +50,7 @@ def test_a_second_ctrl_c_exits_at_once(small):
 def test_a_stop_in_the_validation_is_answered_there(small, monkeypatch):
     import signal
 
-    from seghiero_core import evaluate
+    from seghiero_core.evaluation import evaluate
     from seghiero_core.metrics.metrics import Metrics
 
     seen = []

@@ -14,7 +14,10 @@ from safetensors.torch import load_file
 
 from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.config.loading import load_config
+from seghiero_core.training.interrupts import Interrupted
 from seghiero_core.training.loop import train
+from support.runs import StopAt
+from support.tiny import TINY
 
 
 def test_a_run_leaves_what_it_promises(small, run):
@@ -87,3 +90,42 @@ def test_a_compiled_run_learns_the_same(small):
     for name in a:
         if "running_" not in name:  # those of the last stage come from a few values, and magnify rounding
             torch.testing.assert_close(a[name], b[name], atol=5e-3, rtol=5e-2)
+
+
+def warnings_of(config):
+    events = []
+    train(config, notify=events.append)
+    return [event["text"] for event in events if event["event"] == "warning"]
+
+
+def test_a_batch_larger_than_the_training_set_is_said_once(small):
+    (text,) = warnings_of(load_config(small, [*TINY, "training.batch_size=16", "training.epochs=2"]))
+    assert text.startswith(
+        "training.batch_size 16 is more than the 4 training images: each epoch is one step over them"
+    )
+    (text,) = warnings_of(
+        load_config(small, [*TINY, "training.gradient_accumulation=3", "training.epochs=1", "output.name=b"])
+    )
+    assert text.startswith("training.batch_size 2 x gradient_accumulation 3 is more than the 4 training images")
+
+
+def test_a_loss_that_explodes_is_said_once(small, monkeypatch):
+    from seghiero_core.losses.combine import HierarchicalLoss
+
+    call, losses = HierarchicalLoss.__call__, iter([2.5, 3.0, 1e8, 1e8, 1e8, 1e8, 1e8, 1e8])
+
+    def exploding(self, *arguments, **options):
+        total, terms = call(self, *arguments, **options)
+        return total * 0 + next(losses), terms
+
+    monkeypatch.setattr(HierarchicalLoss, "__call__", exploding)
+    config = load_config(small, [*TINY, "training.lr=1000", "training.epochs=4"])
+    with pytest.raises(Interrupted):
+        train(config, notify=StopAt(1))
+    events = []
+    train(config, resume=True, notify=events.append)
+    (text,) = [event["text"] for event in events if event["event"] == "warning"]
+    assert text == (
+        "training diverges: the loss is 1e+08 after step 3, and was 2.5 after the first. Lower training.lr (1000), or "
+        "set training.clip_norm: 1.0."
+    )

@@ -6,13 +6,14 @@ import json
 
 from seghiero_core.training.progress import BadStep, TrainingProgress
 
-KEYS = "step epoch best best_step bad_steps first_bad images_per_step steps_per_epoch"
+KEYS = """step epoch best best_step validated_step without_improvement first_loss diverged bad_steps first_bad
+images_per_step steps_per_epoch"""
 
 
 def test_progress_survives_json():
     for progress in (
         TrainingProgress(images_per_step=8, steps_per_epoch=3),
-        TrainingProgress(8, 3, 4, 1, 0.5, 3, 2, BadStep(1, "the gradient is not finite")),
+        TrainingProgress(8, 3, 4, 1, 0.5, 3, bad_steps=2, first_bad=BadStep(1, "the gradient is not finite")),
     ):
         document = json.loads(json.dumps(progress.to_json()))
         assert set(document) == set(KEYS.split())

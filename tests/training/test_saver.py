@@ -33,7 +33,7 @@ def test_checkpoints_every_so_many_steps_or_minutes(small):
     options = ["training.batch_size=1", "training.epochs=1"]  # four steps
     config = load_config(small, [*options, "training.save_every=2"])
     train(config, notify=look)
-    assert seen == [[], [], [2], [2], [2]]  # as reported at the end of each step, before its checkpoint
+    assert seen == [[], [], [2], [2], [4]]  # as reported: after a step before its checkpoint, in a validation after it
     assert saved_steps(config.run_dir) == [2, 4]
 
     config = load_config(small, [*options, "training.save_every=1s", "output.name=timed"])

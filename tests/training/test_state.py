@@ -13,12 +13,13 @@ from seghiero_core import checkpoint as checkpoint_module
 from seghiero_core.atomic import file_sha256
 from seghiero_core.checkpoint import newest_intact_checkpoint, read_checkpoint
 from seghiero_core.config.loading import load_config
-from seghiero_core.errors import CheckpointError, ConfigError, UsageError
+from seghiero_core.errors import CheckpointError, ConfigError
 from seghiero_core.training.dry_run import dry_run
 from seghiero_core.training.interrupts import Interrupted
 from seghiero_core.training.loop import train
 from support.processes import ENVIRONMENT, SUPPORT
-from support.runs import StopAt, assert_same, weights
+from support.runs import StopAt, assert_same, records, weights
+from support.tiny import TINY
 
 
 def crash(cfg, kills, seed):
@@ -40,10 +41,19 @@ def test_fifty_kills(small):
     report = crash(small, kills=50, seed=2)
     assert report["kills"] == 50
     assert report["while_saving"] >= 1
+    assert report["while_validating"] >= 1
     assert len(set(report["steps_at_kills"])) > 3
 
 
-@pytest.mark.parametrize("options", [[], ["training.ema=0.9", "training.gradient_accumulation=2", "head.type=aspp"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["training.ema=0.9", "training.gradient_accumulation=2", "head.type=aspp"],
+        [*TINY, "training.optimizer=sgd", "training.schedule=cosine", "training.lr=0.01"],
+        [*TINY, "training.optimizer=sgd", "training.schedule=constant", "training.ema=0.9"],
+    ],
+)
 def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(small, options):
     options = [*options, "training.epochs=3"]
     whole = load_config(small, [*options, "output.name=whole"])
@@ -55,6 +65,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(small, options
         assert caught.value.exit_code == 130
     train(parts, resume=True)
     assert_same(weights(whole.run_dir), weights(parts.run_dir))
+    assert records(whole.run_dir) == records(parts.run_dir)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(small):
@@ -123,6 +134,20 @@ def test_resuming_with_other_classes_or_another_model_lists_the_differences(smal
     assert "classes.labels: {0: 'sky', 1: 'grass'" in str(caught.value)
 
 
+def test_resuming_with_another_optimizer_or_schedule(small):
+    train(load_config(small, [*TINY, "training.epochs=1"]))
+    sgd = load_config(small, [*TINY, "training.optimizer=sgd"])
+    for command in (train, dry_run):
+        with pytest.raises(ConfigError, match="can't be resumed with training.optimizer: sgd.* that of adamw"):
+            command(sgd, resume=True)
+    events = []
+    options = ["training.schedule=cosine", "training.early_stopping=3", "training.val_batch_size=1"]
+    train(load_config(small, [*TINY, *options]), resume=True, notify=events.append)
+    (warning,) = [event["text"] for event in events if event["event"] == "warning"]
+    for words in ("schedule: 'poly' in the run, 'cosine' now", "early_stopping: None in the run, 3 now"):
+        assert words in warning
+
+
 def test_resume_without_a_checkpoint_starts_from_scratch_and_says_so(small):
     events = []
     train(load_config(small, ["training.epochs=1"]), resume=True, notify=events.append)
@@ -175,18 +200,3 @@ def test_a_command_verifies_the_hashes_of_a_checkpoint_once(small, hashed, comma
     assert {path.name: count for path, count in hashed.items() if path.parent == folder} == dict.fromkeys(
         manifest["sha256"], 1
     )
-
-
-def test_a_checkpoint_that_another_process_wrote_meanwhile_is_noticed(small):
-    config = load_config(small)
-    train(config)
-    other = config.run_dir / "checkpoints/step-00000099"
-
-    def write(event):
-        if event["event"] == "data":
-            other.mkdir(exist_ok=True)
-
-    with pytest.raises(UsageError, match="was written to by another process just now; run the command again"):
-        train(config, resume=True, notify=write)
-    other.rmdir()
-    train(config, resume=True)

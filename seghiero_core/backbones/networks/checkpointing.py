@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # the base of SyncBatchNorm too
 from torch.utils.checkpoint import checkpoint
 
 
@@ -30,10 +31,10 @@ def checkpointed(block: nn.Module, *inputs: Any) -> Any:
 @contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
     """Keep BatchNorm's running statistics as they are: the recomputation would count the same batch twice."""
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
     try:
         yield
     finally:

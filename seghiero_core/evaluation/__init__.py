@@ -1,0 +1,1 @@
+"""Measuring checkpoints on data sets, and the files that keep the results."""

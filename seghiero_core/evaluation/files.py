@@ -1,0 +1,78 @@
+"""The files of an evaluation: one JSON document, and a confusion matrix per level as CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from seghiero_core.atomic import replacing
+from seghiero_core.evaluation.checkpoint import CheckpointEvaluation
+from seghiero_core.run_files import record_file
+from seghiero_core.runs import find_checkpoint, run_of
+
+_FOLDER = "eval"
+"""The folder in a run that holds them."""
+
+
+def save_evaluation(evaluation: CheckpointEvaluation, folder: Path) -> list[Path]:
+    """Write NAME.json and NAME-LEVEL.csv for every level. An evaluation of the same name is replaced.
+
+    A row of a matrix is a true class, a column a predicted class, and a cell the number of pixels. Where predictions
+    backed off to a coarser level, the last column counts the undecided ones.
+
+    Args:
+        evaluation: What `evaluate_checkpoint` returned.
+        folder: Where to write; created if needed.
+
+    Returns:
+        The files.
+
+    Raises:
+        DeviceError: When the folder can't be created.
+        OSError: When the folder isn't writable or the disk is full.
+    """
+    json_file = folder / f"{evaluation.name}.json"
+    files = [json_file]
+    with replacing(json_file) as partial:
+        text = json.dumps(evaluation.document, indent=1, allow_nan=False, ensure_ascii=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+    backs_off = "confidence" in evaluation.document
+    for number, level in enumerate(evaluation.metrics.hierarchy.levels):
+        names = evaluation.metrics.hierarchy.level_names(number)
+        counts = evaluation.metrics.confusion(number)  # the first column is undecided
+        file = folder / f"{evaluation.name}-{level.name}.csv"
+        with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["truth", *names, *(["(undecided)"] if backs_off else [])])
+            for name, (undecided, *row) in zip(names, counts.tolist(), strict=True):
+                writer.writerow([name, *row, *([undecided] if backs_off else [])])
+        files.append(file)
+    return files
+
+
+def keep_in_run(evaluation: CheckpointEvaluation) -> list[Path]:
+    """Write an evaluation into the folder `eval` of the run that the checkpoint belongs to.
+
+    The names of other checkpoints than the one that the run stands for (`best`, or else `last`) end in their step.
+
+    Args:
+        evaluation: What `evaluate_checkpoint` returned, measured on the run's own data.
+
+    Returns:
+        The files; none where the checkpoint was copied out of its run.
+
+    Raises:
+        DeviceError: When its folder `eval` can't be created.
+        OSError: When the run isn't writable or the disk is full.
+    """
+    checkpoint = Path(evaluation.document["checkpoint"])
+    run = run_of(checkpoint)
+    if run is None:
+        return []
+    if find_checkpoint(run).resolve() != checkpoint:
+        evaluation = evaluation._replace(name=f"{evaluation.name}-{checkpoint.name}")
+    files = save_evaluation(evaluation, run / _FOLDER)
+    for file in files:
+        record_file(run, file)
+    return files

@@ -1,0 +1,104 @@
+"""The validation at the end of an epoch: saved before, measured, recorded, and added to the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from seghiero_core.data.samples import evenly_spaced
+from seghiero_core.devices import any_process
+from seghiero_core.evaluation.evaluate import ValidationExample, evaluate, report_batches, summary
+from seghiero_core.events import Notify
+from seghiero_core.figures import prediction_grid
+from seghiero_core.training.interrupts import Interrupted, StopSignal
+from seghiero_core.training.progress import TrainingProgress, monitored
+from seghiero_core.training.records import write_record
+from seghiero_core.training.run import Run
+from seghiero_core.training.saver import Saver
+
+_EXAMPLES = 4  # images in validation.png
+
+
+def validate(
+    run: Run, folder: Path, progress: TrainingProgress, saver: Saver, stop: StopSignal, notify: Notify
+) -> dict[str, Any]:
+    """Save the run, validate it, and add the result to the checkpoint; every process must call it.
+
+    A run that is killed meanwhile resumes at this validation, and writes the same records as one that isn't.
+
+    Args:
+        run: The run, after the last step of an epoch.
+        folder: The run folder.
+        progress: The progress of the run, which is updated.
+        saver: Writes the checkpoint.
+        stop: Whether a signal asks the run to stop.
+        notify: Receives the events "validating" and "validation", and warnings.
+
+    Returns:
+        The "validation" event.
+
+    Raises:
+        Interrupted: When a signal asked the run to stop during the validation.
+    """
+    accelerator, monitor = run.accelerator, run.config.training.monitor
+    saver.save()
+    evaluation = evaluate(
+        run.evaluated_model(),
+        report_batches(run.val_loader, progress.step, notify),
+        run.hierarchy,
+        accelerator=accelerator,
+        scores=run.loss.scores,
+        wanted=evenly_spaced(range(len(run.val_loader.dataset)), _EXAMPLES) if accelerator.is_main_process else (),
+        stop=lambda: stop.requested,
+        limit=run.val_limit,
+    )
+    (in_tiles,) = any_process(accelerator, run.val_limit.tile is not None)
+    if in_tiles and not run.val_limit.reported:
+        run.val_limit.reported = True
+        notify({"event": "warning", "text": _tiles_warning(run)})
+    if evaluation.stopped:
+        raise Interrupted(f"stopped in the validation after step {progress.step}; --resume repeats it.")
+    metrics = summary(evaluation.metrics)
+    if progress.validated_step is None and monitored(metrics, monitor) is None:
+        notify({"event": "warning", "text": _unmeasured_warning(run)})
+    best = progress.add_validation(metrics, monitor)
+    record = {
+        "event": "validation",
+        "step": progress.step,
+        "epoch": progress.epoch,
+        "best": best,
+        "metrics": metrics,
+    }
+    write_record(run, folder, record, notify)
+    if accelerator.is_main_process:
+        _draw(evaluation.examples, run).save(folder / "validation.png")
+    saver.add_metrics({"step": progress.step, "epoch": progress.epoch, **metrics})
+    return record
+
+
+def _draw(examples: Sequence[ValidationExample], run: Run) -> Image.Image:
+    images, targets, ids, indices = zip(*examples, strict=True)
+    samples, folder = run.val_loader.dataset.samples, run.config.dataset.val.images
+    captions = [str(samples[index].image.relative_to(folder)) for index in indices]
+    return prediction_grid(images, targets, ids, run.hierarchy, captions=captions)
+
+
+def _tiles_warning(run: Run) -> str:
+    tile = run.val_limit.tile
+    return (
+        f"a validation image didn't fit in the memory of {run.accelerator.device}: validation goes on in tiles"
+        f"{'' if tile is None else f' of {tile} px'}, and near their borders predictions may differ."
+    )
+
+
+def _unmeasured_warning(run: Run) -> str:
+    training = run.config.training
+    level = "" if training.monitor == "mean_miou" else f" at level {training.monitor}"
+    stopping = "" if training.early_stopping is None else ", and training.early_stopping never stops the run"
+    return (
+        f"no pixel of the validation set ({run.config.dataset.val.masks}) is labeled{level}, so {training.monitor} "
+        f"can't be measured: `best` is the last validated checkpoint{stopping}. Add masks with labels."
+    )
