@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from seghiero_core.config.loading import load_config
 from seghiero_core.scaffold.starter import write_starter
 from seghiero_core.training.loop import train
-from seghiero_core.training.run import prepare
+from seghiero_core.training.prepare import prepare
 
 GOAL = 1.03
 WARM_UP = 2

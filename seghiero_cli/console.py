@@ -14,6 +14,9 @@ debug = False
 command = ""
 """Name of the running command; the advice of some errors depends on it."""
 
+global_options: list[str] = []
+"""The options before the command that a repeated command needs too, such as --plugin."""
+
 
 def is_main_process() -> bool:
     """Return whether this process prints; of several that a launcher started, only rank 0 does.

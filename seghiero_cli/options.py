@@ -1,15 +1,18 @@
-"""Help texts of the decoding options that `eval`, `predict` and `export` share."""
+"""Help texts of options that several commands share."""
 
 from __future__ import annotations
 
 from seghiero_core.decode_modes import MODES
 
-DECODE_HELP = "How logits become classes. " + " ".join(f"{mode}: {what}." for mode, what in MODES.items())
-"""Help of --decode: every mode with its description."""
-CONFIDENCE_HELP = "Back off to the deepest node with at least this probability (0..1); 0 never backs off."
-"""Help of --confidence where nothing is written."""
-CONFIDENCE_IN_MASKS_HELP = (
-    f"{CONFIDENCE_HELP} Finer levels then hold the ignore value of the classes, or 255 if that is also a class "
-    "number (65535 in 16-bit masks)."
-)
-"""Help of --confidence where masks are written."""
+CHECKPOINT_HELP = "A run, a checkpoint, or the config of a run. Default: the newest run."
+"""Help of the argument CHECKPOINT."""
+CONFIG_HELP = "Use the data set of this config; it must have the same classes."
+"""Help of --config."""
+SET_HELP = "Override a key of the run's config, such as dataset.root; repeatable."
+"""Help of --set for a trained checkpoint."""
+DECODE_HELP = f"How logits become classes: {', '.join(MODES)}. See docs/api.md."
+"""Help of --decode."""
+CONFIDENCE_HELP = "Back off to the deepest class with at least this probability (0..1)."
+"""Help of --confidence."""
+DEVICE_HELP = "auto, cpu, cuda, cuda:N or mps."
+"""Help of --device."""

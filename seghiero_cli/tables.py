@@ -71,8 +71,13 @@ def print_back_off(curve: Sequence[dict[str, float | None]], confidence: float) 
         for number, row in enumerate(curve)
         if number in shown
     ]
-    columns = ("threshold", "pixels with a class %", "levels decided %", "correct %")
-    console.table("back-off, over pixels labeled with a leaf", columns, rows, right=(0, 1, 2, 3))
+    columns = ("threshold", "with a class %", "levels decided %", "correct %")
+    console.table("back-off by threshold, over pixels labeled with a leaf", columns, rows, right=(0, 1, 2, 3))
+    console.result(
+        "with a class: pixels whose confidence reaches the threshold at any level\n"
+        "levels decided: how many of the levels these get a class at, on average\n"
+        "correct: these pixels whose finest decided class is right"
+    )
 
 
 def format_percent(fraction: float | None, decimals: int = 1) -> str:

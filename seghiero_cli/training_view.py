@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any
 
 from seghiero_cli import console
@@ -22,6 +24,7 @@ class TrainingView:
         live: The `rich` live view, or None if stderr isn't a terminal.
         start: The last "start" event.
         step_event: The last "step" event.
+        validating: How far the validation is; empty while there is none.
         recent: Durations of the last 20 steps, s.
         columns, rows: The table of validations so far.
         closing_line: Printed once the live view has ended.
@@ -31,6 +34,7 @@ class TrainingView:
         self.live: Any = None
         self.start: dict[str, Any] = {}
         self.step_event: dict[str, Any] = {}
+        self.validating = ""
         self.recent: deque[float] = deque(maxlen=20)
         self.columns: tuple[str, ...] = ()
         self.rows: list[tuple[str, ...]] = []
@@ -98,8 +102,7 @@ class TrainingView:
         )
         self._print(f"loss: {' + '.join(event['loss'])}; run folder: {console.display_path(event['folder'])}")
         if event["class_weights"]:
-            weights = zip(event["leaves"], event["class_weights"], strict=True)
-            self._print("class weights: " + ", ".join(f"{name} {weight:.2f}" for name, weight in weights))
+            self._print(f"class weights: {_class_weights(event['leaves'], event['class_weights'])}")
         if event["step"]:
             self._print(f"resumed at step {event['step']} of {self._total()}")
 
@@ -110,12 +113,18 @@ class TrainingView:
             self._shown_at = time.monotonic()
             self._print("  ".join(self._progress_lines()))
 
+    def _on_validating(self, event: dict[str, Any]) -> None:
+        self.validating = f"validating: batch {event['batch']} of {event['batches']}"
+        if not self.live and time.monotonic() - self._shown_at > 10:
+            self._shown_at = time.monotonic()
+            self._print(self.validating)
+
     def _on_validation(self, event: dict[str, Any]) -> None:
-        metrics = event["metrics"]
+        metrics, self.validating = event["metrics"], ""
         names = [level["name"] for level in metrics["levels"]]
-        self.columns = ("epoch", *(f"{name} mIoU" for name in names), "leaf pixel acc.", "consistency", "")
+        self.columns = ("epoch", *(f"{name}\nmIoU" for name in names), "leaf\npixel acc.", "consistency", "")
         row = (
-            f"{event['epoch'] + 1}",
+            f"{event['epoch']}",
             *(format_percent(level["miou"]) for level in metrics["levels"]),
             format_percent(metrics["levels"][0]["pixel_accuracy"]),
             format_percent(metrics["consistency"]),
@@ -123,7 +132,8 @@ class TrainingView:
         )
         self.rows.append(row)
         if not self.live:
-            cells = [f"{name} {cell}" for name, cell in zip(self.columns[1:-1], row[1:-1], strict=True)]
+            names = [column.replace("\n", " ") for column in self.columns[1:-1]]
+            cells = [f"{name} {cell}" for name, cell in zip(names, row[1:-1], strict=True)]
             self._print(f"epoch {row[0]}/{self.start['epochs']}: {', '.join(cells)}{' (best)' if row[-1] else ''}")
 
     def _on_warning(self, event: dict[str, Any]) -> None:
@@ -131,8 +141,15 @@ class TrainingView:
 
     def _on_end(self, event: dict[str, Any]) -> None:
         best = "" if event["best"] is None else f" Best {event['monitor']}: {format_percent(event['best'])} %."
+        done = "Done."
+        if event["early_stopping"] is not None:
+            done = (
+                f"Stopped early after epoch {event['epoch']}: {event['monitor']} was not better in the last "
+                f"{console.plural(event['early_stopping'], 'validation')}. To train on, raise training.early_stopping "
+                "and pass --resume."
+            )
         self.closing_line = (
-            f"Done.{best} Sample predictions: {console.display_path(event['folder'] / 'validation.png')}"
+            f"{done}{best} Sample predictions: {console.display_path(event['folder'] / 'validation.png')}"
         )
 
     def _total(self) -> int:
@@ -142,10 +159,10 @@ class TrainingView:
         event = self.step_event
         per_step = sum(self.recent) / len(self.recent)
         left = (self._total() - event["step"]) * per_step
-        in_epoch = event["step"] - event["epoch"] * self.start["steps_per_epoch"]
+        in_epoch = event["step"] - (event["epoch"] - 1) * self.start["steps_per_epoch"]
         terms = " ".join(f"{name} {value:.3f}" for name, value in event["terms"].items())
         return (
-            f"epoch {event['epoch'] + 1}/{self.start['epochs']} step {in_epoch}/{self.start['steps_per_epoch']}  "
+            f"epoch {event['epoch']}/{self.start['epochs']} step {in_epoch}/{self.start['steps_per_epoch']}  "
             f"left {format_duration(left)}  {event['images'] / per_step:.1f} images/s  {event['memory_mib']:.0f} MiB",
             f"loss {event['loss']:.3f} ({terms})  lr {event['lr']:.2e}",
         )
@@ -161,12 +178,24 @@ class TrainingView:
         done = round(BAR_WIDTH * self.step_event["step"] / self._total())
         bar = Text("━" * done, style="green") + Text("━" * (BAR_WIDTH - done), style="bright_black")
         parts: list[Any] = [bar, *map(Text, self._progress_lines())]
+        if self.validating:
+            parts.append(Text(self.validating))
         if self.rows:
             table = Table(*self.columns)
             for row in self.rows[-12:]:
                 table.add_row(*row)
             parts.insert(0, table)
         return Group(*parts)
+
+
+def _class_weights(names: Sequence[str], weights: Sequence[float]) -> str:
+    """Return all weights where they fit on a line, else the extremes."""
+    pairs = list(zip(names, weights, strict=True))
+    text = ", ".join(f"{name} {weight:.2f}" for name, weight in pairs)
+    if len(text) <= BAR_WIDTH:
+        return text
+    (lowest, least), (highest, most) = min(pairs, key=itemgetter(1)), max(pairs, key=itemgetter(1))
+    return f"{least:.2f} ({lowest}) to {most:.2f} ({highest}); all in class_weights.json"
 
 
 def format_duration(seconds: float) -> str:

@@ -9,15 +9,8 @@ from seghiero_core.errors import UsageError, nearest
 if TYPE_CHECKING:
     from seghiero_core.hierarchy.tree import Hierarchy
 
-MODES = {
-    "leaf": "the best leaf; every coarser level follows from it (coherent)",
-    "per_level": "the best class of each level on its own (levels may disagree)",
-    "top_down": "the best class of the coarsest level, then the best below it, and so on (coherent)",
-    "best_path": "the leaf with the greatest product of scores along its path (coherent)",
-    "best_path_sum": "the leaf with the greatest sum of scores along its path (coherent)",
-    "best_path_min": "the leaf whose lowest score along its path is greatest (coherent)",
-    "expected_cost": "the leaf with the least expected tree distance to the truth (coherent)",
-}
+MODES = ("leaf", "per_level", "top_down", "best_path", "best_path_sum", "best_path_min", "expected_cost")
+"""How logits can become classes; docs/api.md describes each."""
 
 
 class Decoding(NamedTuple):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from seghiero_core.atomic import remove_folder, replace_link, replacing, write_new_files
-from seghiero_core.errors import UsageError
+from seghiero_core.atomic import check_writable, make_folder, remove_folder, replace_link, replacing, write_new_files
+from seghiero_core.errors import DeviceError, UsageError
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -49,3 +51,20 @@ def test_what_is_in_the_way_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"file already exists, nothing was written; .*--force"):
         write_new_files({tmp_path / "file": "text", tmp_path / "other": "text"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_an_output_that_cannot_be_created_is_named_with_the_reason(tmp_path):
+    (tmp_path / "file").touch()
+    refusal = r"can't create .*: its file system takes no new files; choose another folder"
+    for write in (
+        lambda: make_folder(Path("/proc/foo/bar")),
+        lambda: check_writable(Path("/proc")),
+        lambda: write_new_files({Path("/proc/foo"): "text"}),
+        lambda: write_new_files({Path("/proc/foo/bar"): "text"}),
+    ):
+        with pytest.raises(DeviceError, match=refusal):
+            write()
+    with pytest.raises(DeviceError, match=refusal), replacing(Path("/proc/foo")) as temporary:
+        temporary.write_text("")
+    with pytest.raises(DeviceError, match=r"can't write into .*inner: .*/file is a file; choose another"):
+        make_folder(tmp_path / "file" / "inner")

@@ -17,14 +17,14 @@ SOURCES = sorted(path for folder in ("seghiero_core", "seghiero_cli") for path i
 # From the ground up. A package (a file at the top counts as one) imports from floors below its own, and from its own
 # floor where that makes no circle. `seghiero_core/__init__.py` only hands names on and stands outside.
 FLOORS = [
-    "errors events atomic devices version",
+    "errors events atomic run_files devices version",
     "hierarchy registry",
     "plugins backbones heads decode decode_modes losses figures",
     "config",
-    "data metrics checkpoint",
+    "data metrics checkpoint runs",
     "weights scaffold",
     "model",
-    "evaluate report",
+    "evaluation report",
     "export training",
     "predict doctor testing",
 ]

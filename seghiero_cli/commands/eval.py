@@ -3,51 +3,121 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seghiero_cli import console
-from seghiero_cli.options import CONFIDENCE_HELP, DECODE_HELP
+from seghiero_cli.options import CHECKPOINT_HELP, CONFIDENCE_HELP, CONFIG_HELP, DECODE_HELP, DEVICE_HELP, SET_HELP
+from seghiero_cli.progress import Progress
+from seghiero_core.errors import DeviceError, UsageError
+
+if TYPE_CHECKING:
+    from seghiero_core.evaluation.checkpoint import CheckpointEvaluation
 
 EXAMPLE = "Example: seghiero eval runs/cfg --decode per_level --json"
 
 
 def evaluate(
-    checkpoint: Annotated[
-        Path | None, typer.Argument(metavar="CHECKPOINT", help="A run or checkpoint. Default: the newest run.")
+    checkpoint: Annotated[Path | None, typer.Argument(metavar="CHECKPOINT", help=CHECKPOINT_HELP)] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="train, val or test. Default: val.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Measure on these images instead; needs --masks.")
     ] = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
-    decode: Annotated[str, typer.Option(help=DECODE_HELP)] = "leaf",
-    confidence: Annotated[float | None, typer.Option(help=CONFIDENCE_HELP)] = None,
-    background: Annotated[str | None, typer.Option(metavar="NAME", help="Also report mIoU without this class.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch. Default: the run's.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps. Default: the run's.")] = None,
+    masks: Annotated[Path | None, typer.Option(metavar="DIR", help="The masks of --images.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="CFG", help=CONFIG_HELP)] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
+    decode: Annotated[
+        str, typer.Option(metavar="MODE", help=f"{DECODE_HELP} Default: leaf.", show_default=False)
+    ] = "leaf",
+    confidence: Annotated[float | None, typer.Option(metavar="P", help=CONFIDENCE_HELP)] = None,
+    background: Annotated[
+        str | None, typer.Option(metavar="CLASS", help="Also report mIoU without this class.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Images per batch. Default: the run's.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help=f"{DEVICE_HELP} Default: the run's.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to keep the results. Default: eval in the run.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Print IoU per class, mIoU and pixel accuracy of every level, consistency, tree distance and calibration."""
+    """Measure a trained network: IoU per class and level, consistency, tree distance, calibration."""
+    from seghiero_cli.runs import find_named_checkpoint
     from seghiero_cli.tables import print_back_off, print_levels, print_summary
-    from seghiero_core.checkpoint import find_checkpoint
-    from seghiero_core.evaluate import evaluate_checkpoint
+    from seghiero_core.atomic import check_writable, make_folder
+    from seghiero_core.evaluation.checkpoint import evaluate_checkpoint
 
-    folder = find_checkpoint(checkpoint)
-    if checkpoint is None and console.is_main_process():
-        console.note(f"no checkpoint given: using the newest run, {folder}")
-    metrics = evaluate_checkpoint(
-        folder,
-        split=split,
-        mode=decode,
-        confidence=confidence,
-        background=background,
-        device=device,
-        batch_size=batch_size,
-    )
+    folders = _folders(images, masks, split)
+    if out is not None:
+        make_folder(out)
+        check_writable(out)
+    folder = find_named_checkpoint(checkpoint)
+    with Progress() as progress:
+        evaluation = evaluate_checkpoint(
+            folder,
+            split=split or "val",
+            mode=decode,
+            confidence=confidence,
+            background=background,
+            device=device,
+            batch_size=batch_size,
+            config=config,
+            overrides=overrides or [],
+            folders=folders,
+            notify=lambda event: progress.show(f"measuring batch {event['batch']} of {event['batches']}"),
+        )
     if not console.is_main_process():
         return
+    metrics = evaluation.document
+    if metrics.get("in_tiles"):
+        console.note("warning: some image didn't fit in memory and was measured in tiles; results may differ slightly.")
+    if metrics.get("in_tiles"):
+        console.note("warning: some image didn't fit in memory and was measured in tiles; results may differ slightly.")
+    images = Path(metrics["data"]["images"])
+    console.note(f"measured on {console.plural(metrics['images'], 'image')} of {console.display_path(images)}")
     if as_json:
         console.result_json(metrics)
+    else:
+        print_levels(metrics)
+        print_summary(metrics)
+        if confidence is not None:
+            print_back_off(metrics["back_off_curve"], confidence)
+    _keep(evaluation, out)
+
+
+def _folders(images: Path | None, masks: Path | None, split: str | None) -> Any:
+    """Return --images and --masks as a split; None if neither is given."""
+    from seghiero_core.config.schema import SplitConfig
+
+    if images is None and masks is None:
+        return None
+    if images is None or masks is None:
+        missing, given = ("--masks", "--images") if masks is None else ("--images", "--masks")
+        raise UsageError(f"{given} needs {missing}: give the folders of both.")
+    if split is not None:
+        raise UsageError(f"--split {split} selects data of the run; remove it, or --images and --masks.")
+    return SplitConfig(images=images.absolute(), masks=masks.absolute())
+
+
+def _keep(evaluation: CheckpointEvaluation, out: Path | None) -> None:
+    """Write the results to files and say where. Results that can't be kept in the run are no error."""
+    from seghiero_core.evaluation.files import keep_in_run, save_evaluation
+
+    if out is not None:
+        files = save_evaluation(evaluation, out)
+    elif not evaluation.own_data:
+        console.note("Not kept in the run: this is other data than the run's. --out DIR keeps the results.")
         return
-    print_levels(metrics)
-    print_summary(metrics)
-    if confidence is not None:
-        print_back_off(metrics["back_off_curve"], confidence)
+    else:
+        try:
+            files = keep_in_run(evaluation)
+        except (DeviceError, OSError) as error:  # the folder can't be created, or not be written to
+            console.note(f"Not kept in the run: {error}\n--out DIR keeps the results elsewhere.")
+            return
+        if not files:
+            console.note("Not kept: this checkpoint isn't in a run folder. --out DIR keeps the results.")
+            return
+    kept = console.display_path(files[0])
+    console.note(f"Kept: {kept}\n      {kept.removesuffix('.json')}-LEVEL.csv, the confusion matrix of each level")

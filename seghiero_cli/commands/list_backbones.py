@@ -37,4 +37,4 @@ def list_backbones(
         for i, variant in enumerate(entry.variants)
     ]
     console.table("", ("type", "variant", "weights with `pretrained: true`"), rows)
-    console.note("Channels and strides: seghiero channels. All published weights: seghiero list-backbones --json.")
+    console.note("Channels and strides: seghiero channels\nAll published weights: seghiero list-backbones --json")

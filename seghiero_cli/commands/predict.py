@@ -8,48 +8,65 @@ from typing import Annotated
 import typer
 
 from seghiero_cli import console
-from seghiero_cli.options import CONFIDENCE_IN_MASKS_HELP, DECODE_HELP
+from seghiero_cli.options import CONFIDENCE_HELP, DECODE_HELP, DEVICE_HELP
 from seghiero_cli.progress import Progress
+from seghiero_core.errors import shorten
 
-EXAMPLE = "Example: seghiero predict runs/cfg photos/ --out predictions --tta flip --skip-existing"
+EXAMPLE = "Example: seghiero predict runs/cfg photos/ --tta flip --skip-existing"
 
 
 def predict(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT|MODEL.onnx", help="A run, a checkpoint, or an exported ONNX file.")
+        Path, typer.Argument(metavar="CHECKPOINT", help="A run, a checkpoint or an exported .onnx file.")
     ],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders or glob patterns.")],
-    out: Annotated[Path, typer.Option(help="The folder for the results.")] = Path("predictions"),
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder for the results. Default: predictions.", show_default=False)
+    ] = Path("predictions"),
     tile: Annotated[
         int | None,
-        typer.Option(min=64, help="Side of sliding tiles, px. Default: 1024 for images above 4 MP."),
+        typer.Option(min=64, metavar="N", help="Side of sliding tiles, px. Default: 1024 above 4 MP."),
     ] = None,
-    overlap: Annotated[int, typer.Option(min=1, help="Overlap of neighboring tiles, px.")] = 128,
-    tta: Annotated[str, typer.Option(help="Test-time augmentation: flip, scales, or flip,scales.")] = "",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of equal size, or tiles, per batch.")] = 1,
+    overlap: Annotated[
+        int,
+        typer.Option(min=1, metavar="N", help="Overlap of neighboring tiles, px. Default: 128.", show_default=False),
+    ] = 128,
+    tta: Annotated[str, typer.Option(metavar="HOW", help="Test-time augmentation: flip, scales, or flip,scales.")] = "",
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Images of equal size, or tiles, per batch. Default: 1.", show_default=False
+        ),
+    ] = 1,
     decode: Annotated[
-        str | None, typer.Option(help=f"{DECODE_HELP} Default: leaf, or the mode the ONNX file was exported with.")
+        str | None, typer.Option(metavar="MODE", help=f"{DECODE_HELP} Default: the ONNX file's, or leaf.")
     ] = None,
     confidence: Annotated[
-        float | None,
-        typer.Option(help=f"{CONFIDENCE_IN_MASKS_HELP} Default: never, or the value the ONNX file was exported with."),
+        float | None, typer.Option(metavar="P", help=f"{CONFIDENCE_HELP} Default: the ONNX file's, or never.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help=f"{DEVICE_HELP} Default: auto.", show_default=False)
+    ] = "auto",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also save all scores as .npz.")] = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Skip images whose results exist.")] = False,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Refuse larger images.")] = 2_000_000_000,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Refuse larger images. Default: 2 000 000 000.", show_default=False)
+    ] = 2_000_000_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per image.")] = False,
 ) -> None:
     """Write one index PNG per level and an overlay for every image; classes.json maps numbers to class names."""
+    from seghiero_cli.runs import find_named_checkpoint
+    from seghiero_core.atomic import check_writable, make_folder
     from seghiero_core.errors import DataError
     from seghiero_core.predict.files import find_jobs, predict_files
     from seghiero_core.predict.loading import load
-    from seghiero_core.predict.writer import write_legend
+    from seghiero_core.predict.writer import check_legend, write_legend
 
-    jobs = find_jobs(inputs, out)
+    jobs = find_jobs(inputs, out, _print_skipped)
+    check_legend(out)
     names = [name for name in tta.split(",") if name]
     predictor = load(
-        checkpoint,
+        checkpoint if checkpoint.suffix == ".onnx" else find_named_checkpoint(checkpoint),
         device=device,
         mode=decode,
         confidence=confidence,
@@ -58,6 +75,8 @@ def predict(
         tta=names,
         batch_size=batch_size,
     )
+    make_folder(out)
+    check_writable(out)
     failed: list[str] = []
     done = skipped = 0
     with Progress() as progress:
@@ -84,6 +103,12 @@ def predict(
     (console.note if as_json else console.result)(f"{summary}: {out}")
     if failed:
         raise DataError(f"{len(failed)} of {console.plural(len(jobs), 'image')} failed:\n  " + "\n  ".join(failed))
+
+
+def _print_skipped(event) -> None:
+    files = event["files"]
+    kinds = shorten([f"{count} {suffix or 'without an extension'}" for suffix, count in files.items()], 5)
+    console.note(f"{event['folder']}: skipped {console.plural(sum(files.values()), 'file')} of other types ({kinds})")
 
 
 def _json_line(result) -> None:

@@ -8,17 +8,19 @@ import typer
 
 from seghiero_cli import console
 
-FETCH_EXAMPLE = "Example: seghiero weights fetch resnet:50 segformer:mit-b0 convnext_tiny.dinov3_lvd1689m"
+FETCH_EXAMPLE = "Example: seghiero weights fetch resnet:50 segformer:mit-b0"
 WHERE_EXAMPLE = "Example: seghiero weights where segformer"
 
 app = typer.Typer(
     no_args_is_help=True, help="Download published weights, or show where they are cached.", epilog=WHERE_EXAMPLE
 )
 
+_NOTHING = "Nothing to load: this config starts from random weights or from a file."
+
 What = Annotated[
     list[str],
     typer.Argument(
-        metavar="TYPE...|CFG",
+        metavar="NAME...",
         help="resnet (all variants), resnet:50 (one), a published tag, a hub repository, or a config's YAML file.",
     ),
 ]
@@ -34,7 +36,7 @@ def fetch(
 
     selected = select_weights(what)
     if not selected:
-        console.note("Nothing to fetch: this config starts from random weights or from a file.")
+        console.note(_NOTHING)
     for weights in selected:
         fetch_weights(weights, notify=_print_download, replace_damaged=True)
         if not as_json:
@@ -48,23 +50,27 @@ def where(
     what: Annotated[list[str] | None, What.__metadata__[0]] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """List published weights, their folders in the cache, and whether they are cached."""
+    """List published weights, whether they are cached, and where the cache is."""
     from seghiero_core.weights.published import select_weights
 
     selected = select_weights(what or [])
     if as_json:
         console.result_json([_row(weights) for weights in selected])
         return
+    if not selected:
+        console.note(_NOTHING)
+        return
     rows = [
-        (weights.title, weights.repository, "yes" if weights.path else "no", str(weights.folder))
-        for weights in selected
+        (weights.title.partition(":")[0], weights.repository, "yes" if weights.path else "no") for weights in selected
     ]
-    console.table("", ("weights", "repository", "cached", "folder in the cache"), rows)
+    console.table("", ("weights of", "repository", "cached"), rows)
+    console.result(f"cache: {selected[0].folder.parent}")
+    console.result(f"folder of the first: {selected[0].folder.name}")
     console.note(
         "For a machine without internet access:\n"
-        "  1. Run `seghiero weights fetch` on a machine with network.\n"
-        "  2. Copy the folders, with their links (rsync -a, tar), to where `seghiero weights where` lists\n"
-        "     them on the other machine. HF_HOME moves the cache.\n"
+        "  1. Run this on a machine with a connection: seghiero weights fetch\n"
+        "  2. Copy the folders, with their links (rsync -a, tar), to the cache of the\n"
+        "     other machine. HF_HOME moves the cache.\n"
         "  3. Set HF_HUB_OFFLINE=1 there: nothing then tries to connect.\n"
         "Or copy only model.safetensors, and set backbone.pretrained to its path."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,8 +19,11 @@ import numpy as np
 
 from seghiero_core.data.samples import IMAGE_EXTENSIONS, files_below
 from seghiero_core.errors import DataError, UsageError
-from seghiero_core.predict.picture import MAX_PIXELS, Picture, open_picture
-from seghiero_core.predict.predictor import Predictor, Strip
+from seghiero_core.events import Notify, ignore_events
+from seghiero_core.model.tiling import Picture
+from seghiero_core.predict.picture import MAX_PIXELS, open_picture
+from seghiero_core.predict.predictor import Predictor
+from seghiero_core.predict.strip import Strip
 from seghiero_core.predict.writer import PredictionWriter, output_paths
 
 MAX_WAITING_WRITES = 4
@@ -59,12 +62,14 @@ class FileResult:
     skipped: bool = False
 
 
-def find_jobs(inputs: Sequence[str | Path], out: Path) -> list[Job]:
+def find_jobs(inputs: Sequence[str | Path], out: Path, notify: Notify = ignore_events) -> list[Job]:
     """Find the images to predict.
 
     Args:
         inputs: Image files, folders (searched with all their sub-folders) and globs (with `**` for sub-folders).
         out: The folder for the results. Sub-folders of inputs are kept below it, and images in it are not inputs.
+        notify: Receives an event "skipped" for each folder that holds other files than images: "folder", and "files",
+            the number of them by extension.
 
     Returns:
         One job per image.
@@ -74,7 +79,7 @@ def find_jobs(inputs: Sequence[str | Path], out: Path) -> list[Job]:
     """
     jobs: dict[Path, Path] = {}
     for given in inputs:
-        for file, name in _images_of(given, out).items():
+        for file, name in _images_of(given, out, notify).items():
             stem = out / name.with_suffix("")
             if jobs.setdefault(stem, file).resolve() != file.resolve():
                 raise UsageError(
@@ -83,12 +88,14 @@ def find_jobs(inputs: Sequence[str | Path], out: Path) -> list[Job]:
     return [Job(image, stem) for stem, image in jobs.items()]
 
 
-def _images_of(given: str | Path, out: Path) -> dict[Path, Path]:
+def _images_of(given: str | Path, out: Path, notify: Notify) -> dict[Path, Path]:
     """The images that an input stands for, with their names below `out`."""
     path = Path(given)
     if path.is_dir():
-        images = [file for file in files_below(path) if file.suffix.lower() in IMAGE_EXTENSIONS]
-        images = [file for file in images if out.resolve() not in file.resolve().parents]
+        files = [file for file in files_below(path) if out.resolve() not in file.resolve().parents]
+        images = [file for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
+        if others := Counter(file.suffix.lower() for file in files if file.suffix.lower() not in IMAGE_EXTENSIONS):
+            notify({"event": "skipped", "folder": path, "files": dict(others.most_common())})
         if not images:
             raise UsageError(f"{given} contains no images ({', '.join(sorted(IMAGE_EXTENSIONS))}).")
         return {file: file.relative_to(path) for file in images}

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seghiero_core.checkpoint import find_checkpoint, read_checkpoint
+from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.decode_modes import Decoding, check_decoding
 from seghiero_core.devices import check_device
 from seghiero_core.errors import UsageError
 from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.model.tiling import ALIGNMENT, DEFAULT_OVERLAP, DEFAULT_TILE, Forward, align_up
 from seghiero_core.model.trained import load_trained
-from seghiero_core.predict.predictor import DEFAULT_OVERLAP, DEFAULT_TILE, Predictor
-from seghiero_core.predict.tiling import ALIGNMENT, Forward, align_up
+from seghiero_core.predict.predictor import Predictor
 from seghiero_core.predict.tta import with_augmentation
+from seghiero_core.runs import find_checkpoint
 
 
 def load(
@@ -115,11 +116,10 @@ def _load_checkpoint(path: str | Path, device: str) -> _Loaded:
 def _load_onnx(path: Path, device: str) -> _Loaded:
     """Load a file for its logits; Predictor decodes them, because blending tiles needs logits."""
     # onnx takes a second to import, and checkpoints don't need it
-    from seghiero_core.export.metadata import hierarchy_from_metadata, read_metadata
-    from seghiero_core.export.runner import make_session, read_onnx, with_logits
+    from seghiero_core.export.metadata import hierarchy_from_metadata
+    from seghiero_core.export.runner import make_session, read_export, with_logits
 
-    model = read_onnx(path)
-    metadata = read_metadata(model, path)
+    model, metadata = read_export(path)
     decoding = metadata["decoding"]
     session = make_session(with_logits(model, decoding["channels"], only=True).SerializeToString(), device)
     dtype = np.uint8 if session.get_inputs()[0].type == "tensor(uint8)" else np.float32

@@ -3,45 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from seghiero_core.data.images import check_image_mode, to_rgb, upright_size
+from seghiero_core.data.images import check_image_mode, to_rgb
+from seghiero_core.data.orientation import turn_upright, upright_size
 from seghiero_core.errors import DataError, UsageError
+from seghiero_core.model.tiling import Picture
 
 MAX_PIXELS = 2_000_000_000
 """Larger images are refused: a small file can claim any size, and its pixels have to fit in memory."""
 READ_AHEAD_PIXELS = 1 << 24
 """Images up to this size are decoded when they are opened, larger ones when their first crop is read."""
 _PILLOW_LIMIT_LOCK = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An upright RGB image.
-
-    Attributes:
-        height, width: The size in px.
-        crop: `crop(top, bottom, left, right)` in px reads h,w,3 uint8.
-    """
-
-    height: int
-    width: int
-    crop: Callable[[int, int, int, int], np.ndarray]
-
-    def whole(self) -> np.ndarray:
-        """Read the whole image.
-
-        Returns:
-            H,W,3 uint8.
-        """
-        return self.crop(0, self.height, 0, self.width)
 
 
 def open_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -81,7 +60,8 @@ def _from_file(path: Path, max_pixels: int) -> Picture:
         check_image_mode(image, path)
         if height * width > READ_AHEAD_PIXELS:
             return _from_pillow(image, str(path))
-        array = to_rgb(ImageOps.exif_transpose(image))
+        turn_upright(image)
+        array = to_rgb(image)
         image.close()
         return _from_array(array)
     except Exception as error:  # Pillow's decoders raise nearly every kind on a damaged file
@@ -121,7 +101,7 @@ class _PillowImage:
             raise self.failure
         try:
             if not self.is_upright:
-                ImageOps.exif_transpose(self.image, in_place=True)  # two copies may not fit in memory
+                turn_upright(self.image)  # in place: two copies may not fit in memory
                 self.is_upright = True
             return to_rgb(self.image.crop((left, top, right, bottom)))
         except MemoryError:

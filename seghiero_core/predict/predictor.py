@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,58 +18,13 @@ from torch import Tensor
 from seghiero_core.decode import decode, level_scores, written_ids
 from seghiero_core.decode_modes import undecided_id
 from seghiero_core.hierarchy.tree import Hierarchy
-from seghiero_core.predict.picture import Picture, open_picture
-from seghiero_core.predict.tiling import Forward, tiled_logits, to_batch
+from seghiero_core.model.tiling import DEFAULT_OVERLAP, DEFAULT_TILE, Forward, Picture, tiled_logits, to_batch
+from seghiero_core.predict.picture import open_picture
+from seghiero_core.predict.prediction import Prediction
+from seghiero_core.predict.strip import Strip, empty_strip, paste
 
 WHOLE_PIXELS = 1 << 22
 """If no tile size is set, images up to this many pixels (2048x2048) are predicted in one piece."""
-DEFAULT_TILE = 1024
-"""Side of a tile, px."""
-DEFAULT_OVERLAP = 128
-"""What neighboring tiles share, px."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The masks of one image, by level name, finest level first.
-
-    Attributes:
-        ids: H,W whole numbers each: the position of the class in `hierarchy.level_names(level)`, or
-            `Predictor.undecided` where the prediction backed off to a coarser level.
-        confidence: H,W float32 each: the score in 0..1 of that class.
-
-    Example:
-        >>> from seghiero_core import load
-        >>> prediction = load("my-project/runs/demo", device="cpu")("street.jpg")
-        >>> prediction.ids["leaf"].shape == prediction.confidence["leaf"].shape
-        True
-    """
-
-    ids: dict[str, np.ndarray]
-    confidence: dict[str, np.ndarray]
-
-
-class Strip(NamedTuple):
-    """Some whole rows of a prediction; the tuples have one entry per level, finest first.
-
-    Attributes:
-        top: The first row, px.
-        ids: h,W whole numbers each, as in `Prediction`.
-        confidence: h,W float32 each, as in `Prediction`.
-        scores: C,h,W float16 each, the scores in 0..1 of all classes; empty unless asked for.
-
-    Example:
-        >>> from seghiero_core import load
-        >>> predictor = load("my-project/runs/demo", device="cpu")
-        >>> [(strip,)] = predictor.strips([open_picture("street.jpg")], scores=True)
-        >>> strip.top, len(strip.ids), strip.scores[0].shape[1:] == strip.ids[0].shape
-        (0, 3, True)
-    """
-
-    top: int
-    ids: tuple[np.ndarray, ...]
-    confidence: tuple[np.ndarray, ...]
-    scores: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,12 +73,13 @@ class Predictor:
             DataError: The file can't be read.
             UsageError: The argument is not an image.
         """
-        strips = [strip for (strip,) in self.strips([open_picture(image)])]
+        picture = open_picture(image)
+        strips = [strip for (strip,) in self.strips([picture])]
         ids, confidence = {}, {}
         for number, level in enumerate(self.hierarchy.levels):
             ids[level.name] = np.concatenate([strip.ids[number] for strip in strips])
             confidence[level.name] = np.concatenate([strip.confidence[number] for strip in strips])
-        return Prediction(ids, confidence)
+        return Prediction(ids, confidence, self.hierarchy, picture, self.undecided)
 
     @property
     def undecided(self) -> int | None:
@@ -168,8 +124,8 @@ class Predictor:
         for _, left, logits in pieces:
             (piece,) = self._decode(top, logits[None], scores)
             if strip is None:
-                strip = _empty_strip(piece, width)
-            _paste(piece, strip, left)
+                strip = empty_strip(piece, width)
+            paste(piece, strip, left)
         return strip
 
     @torch.inference_mode()
@@ -194,20 +150,3 @@ class Predictor:
             )
             for i in range(len(logits))
         ]
-
-
-def _empty_strip(like: Strip, width: int) -> Strip:
-    """A strip of the same rows, `width` px wide, to be filled."""
-    return Strip(like.top, _widen(like.ids, width), _widen(like.confidence, width), _widen(like.scores, width))
-
-
-def _widen(arrays: tuple[np.ndarray, ...], width: int) -> tuple[np.ndarray, ...]:
-    return tuple(np.empty((*array.shape[:-1], width), array.dtype) for array in arrays)
-
-
-def _paste(piece: Strip, strip: Strip, left: int) -> None:
-    """Copy a piece of the same rows into a strip, `left` px from its left edge."""
-    sources = (*piece.ids, *piece.confidence, *piece.scores)
-    targets = (*strip.ids, *strip.confidence, *strip.scores)
-    for source, target in zip(sources, targets, strict=True):
-        target[..., left : left + source.shape[-1]] = source

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seghiero_core.errors import UsageError, nearest
-from seghiero_core.predict.tiling import Forward
+from seghiero_core.model.tiling import Forward
 
 AUGMENTATIONS = ("flip", "scales")
 SCALES = (0.75, 1.0, 1.25)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seghiero_core.atomic import temporary_name, write_new_files
+from seghiero_core.atomic import make_folder, temporary_name, write_new_files
+from seghiero_core.errors import UsageError
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.predict.png import PngWriter
-from seghiero_core.predict.predictor import Strip
+from seghiero_core.predict.strip import Strip
 
+LEGEND_NAME = "classes.json"
 CHUNK_ROWS = 128
 """Rows that are processed at once, to keep temporary arrays small compared to a strip."""
 
@@ -36,17 +39,81 @@ def output_paths(stem: Path, hierarchy: Hierarchy, *, probabilities: bool) -> li
     return [stem.with_name(f"{stem.name}.{ending}") for ending in endings]
 
 
-def write_legend(folder: Path, hierarchy: Hierarchy, undecided: int | None) -> None:
-    """Write classes.json: {"levels": {level: [class names in the order of the ids]}, "undecided": id or null}.
+def check_legend(folder: Path) -> None:
+    """Check that `write_legend` would replace no file of another kind.
 
     Args:
-        folder: Where to write it. An existing file is replaced.
+        folder: Where the legend goes.
+
+    Raises:
+        UsageError: When it would.
+    """
+    path = folder / LEGEND_NAME
+    if not path.exists():
+        return
+    try:
+        is_legend = json.loads(path.read_text(encoding="utf-8")).keys() >= {"levels", "undecided"}
+    except (ValueError, AttributeError):
+        is_legend = False
+    if not is_legend:
+        raise UsageError(f"{path} was not written by seghiero and would be replaced; choose another folder.")
+
+
+def write_legend(folder: Path, hierarchy: Hierarchy, undecided: int | None) -> Path:
+    """Write classes.json, which maps ids to class names and colors.
+
+    Args:
+        folder: Where to write it. An existing legend is replaced.
         hierarchy: The classes.
         undecided: See `Predictor.undecided`.
+
+    Returns:
+        The path. The file holds {"levels": {level: [names in the order of the ids]}, "colors": {level: ["#rrggbb" in
+        the same order]}, "undecided": id or null}.
     """
-    names = {level.name: list(hierarchy.level_names(number)) for number, level in enumerate(hierarchy.levels)}
-    text = json.dumps({"levels": names, "undecided": undecided}, indent=1, ensure_ascii=False)
-    write_new_files({folder / "classes.json": text}, force=True)
+    names, colors = {}, {}
+    for number, level in enumerate(hierarchy.levels):
+        names[level.name] = list(hierarchy.level_names(number))
+        colors[level.name] = ["#{:02x}{:02x}{:02x}".format(*color) for color in hierarchy.colors[list(level.nodes)]]
+    text = json.dumps({"levels": names, "colors": colors, "undecided": undecided}, indent=1, ensure_ascii=False)
+    path = folder / LEGEND_NAME
+    write_new_files({path: text}, force=True)
+    return path
+
+
+def level_colors(hierarchy: Hierarchy, undecided: int | None) -> list[np.ndarray]:
+    """Look up the colors of all ids.
+
+    Args:
+        hierarchy: The classes.
+        undecided: See `Predictor.undecided`; its color is black.
+
+    Returns:
+        N,3 uint8 per level, finest first.
+    """
+    return [_pad_colors(hierarchy.colors[list(level.nodes)], undecided) for level in hierarchy.levels]
+
+
+def blend(
+    image: np.ndarray, level_ids: Sequence[np.ndarray], colors: Sequence[np.ndarray], undecided: int | None
+) -> np.ndarray:
+    """Draw classes over an image.
+
+    Args:
+        image: H,W,3 uint8.
+        level_ids: H,W ids per level, finest first.
+        colors: What `level_colors` returned.
+        undecided: See `Predictor.undecided`.
+
+    Returns:
+        H,W,3 uint8: half the image and half the color of the finest class that was decided on.
+    """
+    finest = colors[0][level_ids[0]]
+    if undecided is not None:
+        for level in range(1, len(level_ids)):
+            is_open = level_ids[level - 1] == undecided
+            finest[is_open] = colors[level][level_ids[level][is_open]]
+    return (image >> 1) + (finest >> 1)
 
 
 class PredictionWriter:
@@ -83,8 +150,8 @@ class PredictionWriter:
         self.scores: list[np.ndarray] = []
         self.counts = [np.zeros(len(level.nodes), np.int64) for level in levels]
         self.confidence_sums = [0.0] * len(levels)
-        self.colors = [_pad_colors(hierarchy.colors[list(level.nodes)], undecided) for level in levels]
-        stem.parent.mkdir(parents=True, exist_ok=True)
+        self.colors = level_colors(hierarchy, undecided)
+        make_folder(stem.parent)
         self.level_pngs: list[PngWriter] = []
         self.overlay_png: PngWriter | None = None
         try:
@@ -112,8 +179,8 @@ class PredictionWriter:
                 num_classes = len(self.counts[level])  # the id `undecided` comes after them
                 self.counts[level] += np.bincount(ids[rows].ravel(), minlength=num_classes)[:num_classes]
                 self.confidence_sums[level] += float(confidence[rows].sum(dtype=np.float64))
-            colors = self._finest_colors([ids[rows] for ids in strip.ids])
-            self.overlay_png.write((image[rows] >> 1) + (colors >> 1))
+            level_ids = [ids[rows] for ids in strip.ids]
+            self.overlay_png.write(blend(image[rows], level_ids, self.colors, self.undecided))
         if self.probabilities:
             self._write_scores(strip)
 
@@ -144,15 +211,6 @@ class PredictionWriter:
             path.unlink(missing_ok=True)
         for level in range(len(self.hierarchy.levels)):
             self._scores_path(level).unlink(missing_ok=True)
-
-    def _finest_colors(self, level_ids: list[np.ndarray]) -> np.ndarray:
-        """h,W,3 uint8: the color of the finest class that was decided on."""
-        colors = self.colors[0][level_ids[0]]
-        if self.undecided is not None:
-            for level in range(1, len(level_ids)):
-                is_open = level_ids[level - 1] == self.undecided
-                colors[is_open] = self.colors[level][level_ids[level][is_open]]
-        return colors
 
     def _write_scores(self, strip: Strip) -> None:
         """Keep scores in files of their own until `commit`: they may be larger than memory."""

@@ -108,7 +108,7 @@ def write_starter(folder: Path | str, recipe: str | None = None) -> Path:
     first_new_folder = next((path for path in (*reversed(folder.parents), folder) if not path.exists()), None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise UsageError(
             f"{folder} can't be created ({error.strerror}); name a folder that you can write to."
         ) from error

@@ -14,7 +14,7 @@ from PIL import Image
 from seghiero_core import load
 from seghiero_core.decode_modes import MODES, undecided_id
 from seghiero_core.errors import UsageError
-from seghiero_core.evaluate import evaluate_checkpoint
+from seghiero_core.evaluation.checkpoint import evaluate_checkpoint
 from seghiero_core.export.metadata import read_metadata
 from seghiero_core.export.options import ExportOptions
 from seghiero_core.export.runner import make_session, read_onnx
@@ -122,7 +122,7 @@ def test_many_classes_are_written_in_16_bits(tmp_path):
 def test_eval_measures_the_threshold_and_shows_others(run, tiny_run):
     code, out, err = run("eval", tiny_run, "--device", "cpu", "--confidence", THRESHOLD, "--json")
     assert code == 0, err
-    backed, plain = json.loads(out), evaluate_checkpoint(tiny_run / "best", device="cpu")
+    backed, plain = json.loads(out), evaluate_checkpoint(tiny_run / "best", device="cpu").document
     assert backed["confidence"] == THRESHOLD and "confidence" not in plain
     assert backed["back_off_curve"] == plain["back_off_curve"] and len(plain["back_off_curve"]) == 100
     assert backed["levels"][0]["pixel_accuracy"] < plain["levels"][0]["pixel_accuracy"]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import signal
+
 import pytest
 from PIL import Image
 
+from seghiero_core.training import loop
 from support.processes import seghiero
 
 
@@ -71,6 +76,30 @@ def test_impossible_settings_stop_the_run(run, small, override, expected, part):
     assert not (small.parent / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["--epochs", "3"], "--set training.epochs=3"),
+        (["--epochs=3"], "--set training.epochs=3"),
+        (["--batch-size", "4"], "--set training.batch_size=4"),
+        (["--training.lr", "0.1"], "--set training.lr=0.1"),
+        (["--freeze-norm"], "--set training.freeze_norm=true"),
+        (["--type", "x"], "--set backbone.type=x or --set head.type=x"),
+    ],
+)
+def test_an_option_that_is_a_key_of_the_config_says_how_to_set_it(run, small, words, meant):
+    for order in ([small, *words], [*words, small]):
+        code, out, err = run("train", *order)
+        assert (code, out) == (2, "")
+        option = words[0].partition("=")[0]
+        assert err == f"error: {option}: train has no such option. Did you mean {meant}?\n"
+
+
+def test_an_option_that_is_no_key_is_left_to_click(run, small):
+    code, _, err = run("train", small, "--sett", "x=1")
+    assert code == 2 and "No such option: --sett" in err and "--set" in err
+
+
 def test_pretrained_without_network_or_cache_stops_and_says_how(small, tmp_path):
     done = seghiero(
         "train",
@@ -84,3 +113,27 @@ def test_pretrained_without_network_or_cache_stops_and_says_how(small, tmp_path)
     assert "resnet18" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (small.parent / "runs").exists()
+
+
+def test_a_stopped_run_prints_the_whole_command_to_continue(run, small, monkeypatch):
+    def stop_after_a_step(*_, **__):
+        signal.raise_signal(signal.SIGINT)
+        return False
+
+    monkeypatch.setattr(loop, "is_bad_step", stop_after_a_step)
+    words = ["--set", "training.epochs=3", "--set", "head={type: extremely_fast_segformer, proj_dim: 8}"]
+    code, out, err = run("--no-plugins", "train", small, *words)
+    assert (code, out) == (130, "") and "error:" not in err
+    *_, message, command = err.splitlines()
+    assert message == "stopped at step 1 of 6; continue with --resume. The command:"
+    expected = ["seghiero", "--no-plugins", "train", str(small), *words, "--resume"]
+    assert shlex.split(command) == expected
+
+
+def test_train_says_whether_its_table_is_that_of_the_best(run, small, monkeypatch):
+    code, _, err = run("train", small, "--set", "training.epochs=1")
+    assert code == 0 and "Last validation, after epoch 1 (the best so far):" in err
+    record = json.loads((small.parent / "runs/small/metrics.jsonl").read_text().splitlines()[-1])
+    monkeypatch.setattr(loop, "train", lambda *_, **__: record | {"best": False})
+    code, _, err = run("train", small, "--set", "training.epochs=1")
+    assert code == 0 and "after epoch 1 (not the best, which eval and predict use):" in err

@@ -88,6 +88,28 @@ def test_globs_and_their_folders(predict, images, tmp_path):
     assert {name.split(".")[0] for name in written_files(tmp_path / "out")} == {"3", "sub/4"}
 
 
+@pytest.mark.parametrize("extension", ["gif", "avif", "jp2", "jfif", "webp"])
+def test_a_folder_with_images_of_less_usual_types(predict, images, tiny_run, tmp_path, extension):
+    name = f"5.{extension}"
+    save_options = {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]} if extension == "gif" else {}
+    Image.open(images / "0.png").save(images / name, format="JPEG" if extension == "jfif" else None, **save_options)
+    code, out, err = predict(images)
+    assert code == 0 and "6 of 6 images predicted" in out
+    assert_masks_equal(tmp_path / "out" / "5", load(tiny_run, device="cpu")(images / name))
+
+
+def test_files_that_are_no_images_are_counted(predict, images, tmp_path):
+    (images / "a.heic").touch()
+    (images / "sub/b.TXT").touch()
+    (images / "Makefile").touch()
+    code, _, err = predict(images, "--json")
+    assert code == 0 and err.splitlines()[0] == (
+        f"{images}: skipped 4 files of other types (2 .txt, 1 without an extension, 1 .heic)"
+    )
+    _, _, err = predict(images / "0.png", images / "1.png")
+    assert "skipped" not in err
+
+
 def test_results_below_the_input_are_not_inputs(images, tmp_path):
     (images / "out").mkdir()
     Image.new("RGB", (8, 8)).save(images / "out" / "old.leaf.png")

@@ -10,6 +10,7 @@ from PIL import Image
 from seghiero_core import load
 from seghiero_core.errors import DataError, UsageError
 from seghiero_core.predict.picture import open_picture
+from support.exif import save_turned
 from support.masks import assert_masks_equal
 
 
@@ -41,6 +42,18 @@ def test_exif_rotation_is_undone(predict, tiny_run, tmp_path, monkeypatch, tile,
     options = {"tile": 64, "overlap": 32} if tile else {}
     upright = np.rot90(np.array(image), -1)
     assert_masks_equal(tmp_path / "out" / "turned", load(tiny_run, device="cpu", **options)(upright))
+
+
+@pytest.mark.parametrize("read_ahead", [1 << 24, 10], ids=["read ahead", "read late"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_an_uncompressed_gray_tiff(tmp_path, monkeypatch, orientation, read_ahead):
+    """Pillow maps such files into memory, with height and width swapped."""
+    monkeypatch.setattr("seghiero_core.predict.picture.READ_AHEAD_PIXELS", read_ahead)
+    gray = np.random.default_rng(4).integers(0, 256, (7, 11), dtype=np.uint8)
+    save_turned(gray, tmp_path / "a.tif", orientation)
+    picture = open_picture(tmp_path / "a.tif")
+    assert (picture.height, picture.width) == (7, 11)
+    assert np.array_equal(picture.whole(), np.repeat(gray[..., None], 3, axis=2))
 
 
 def test_every_kind_of_image_gives_the_same(tiny_run, photo, tmp_path):

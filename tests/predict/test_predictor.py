@@ -10,6 +10,7 @@ from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.decode import decode
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.model.factories import build_trained_model
+from seghiero_core.predict.picture import open_picture
 from seghiero_core.predict.predictor import Predictor
 
 
@@ -32,3 +33,10 @@ def test_predictor_is_a_plain_value(camvid_hierarchy):
     predictor = Predictor(camvid_hierarchy, forward=lambda images: images[:, :1].float() * torch.ones(1, 11, 1, 1))
     found = predictor(np.zeros((5, 7, 3), np.uint8))
     assert {level: ids.shape for level, ids in found.ids.items()} == dict.fromkeys(("leaf", "level1", "level2"), (5, 7))
+
+
+def test_tile_size_is_rounded_up_and_alone_decides(tiny_run, photo):
+    predictor = load(tiny_run, tile=100, overlap=20)
+    assert (predictor.tile, predictor.overlap) == (128, 32)
+    assert predictor.is_tiled(open_picture(photo)) and not predictor.is_tiled(open_picture(photo[:128, :128]))
+    assert not load(tiny_run).is_tiled(open_picture(photo))

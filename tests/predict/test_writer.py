@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from seghiero_core import load
+from seghiero_core.errors import UsageError
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.predict import png
-from seghiero_core.predict.predictor import Strip
+from seghiero_core.predict.strip import Strip
 from seghiero_core.predict.writer import PredictionWriter
 from support.masks import LEVELS, assert_masks_equal, read_png, written_files
 
@@ -26,11 +27,12 @@ def test_files_hold_what_the_api_gives(predict, images, tiny_run, tmp_path):
     assert written_files(tmp_path / "out") == sorted(names)
     predictor = load(tiny_run, device="cpu")
     legend = json.loads((tmp_path / "out" / "classes.json").read_text())
-    assert legend == {
-        "levels": {level: list(predictor.hierarchy.level_names(n)) for n, level in enumerate(LEVELS)},
-        "undecided": None,
-    }
     hierarchy = predictor.hierarchy
+    assert legend["levels"] == {level: list(hierarchy.level_names(n)) for n, level in enumerate(LEVELS)}
+    assert legend["undecided"] is None and legend.keys() == {"levels", "colors", "undecided"}
+    for number, level in enumerate(LEVELS):
+        colors = [ImageColor.getrgb(color) for color in legend["colors"][level]]
+        assert np.array_equal(colors, hierarchy.colors[list(hierarchy.levels[number].nodes)])
     for path in images.rglob("[0-9].png"):
         stem = (tmp_path / "out" / path.relative_to(images)).with_suffix("")
         expected = predictor(path)
@@ -100,6 +102,47 @@ def test_a_full_disk_leaves_nothing_unfinished(predict, images, tmp_path, monkey
     code, _, err = predict(images)
     assert code == 4 and "disk is full" in err
     assert written_files(tmp_path / "out") == sorted(f"0.{end}.png" for end in (*LEVELS, "overlay"))
+
+
+@pytest.mark.parametrize("confidence", [None, 0.5])
+def test_a_prediction_saves_what_the_command_writes(predict, images, tiny_run, tmp_path, confidence):
+    predictor = load(tiny_run, device="cpu", confidence=confidence)
+    options = [] if confidence is None else ["--confidence", confidence]
+    assert predict(images / "0.png", *options)[0] == 0
+    prediction = predictor(images / "0.png")
+    assert prediction.names == {level: predictor.hierarchy.level_names(n) for n, level in enumerate(LEVELS)}
+    paths = prediction.save(tmp_path / "saved" / "0.png")
+    assert [path.name for path in paths] == [*(f"0.{end}.png" for end in (*LEVELS, "overlay")), "classes.json"]
+    for path in paths:
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
+    assert sorted(paths) == sorted((tmp_path / "saved").iterdir())
+    overlay = prediction.overlay()
+    assert overlay.shape == (61, 83, 3) and np.array_equal(overlay, read_png(tmp_path / "out/0.overlay.png"))
+
+
+def test_a_prediction_of_an_array_or_in_tiles_saves_too(tiny_run, images, tmp_path):
+    array = read_png(images / "0.png")
+    predictor = load(tiny_run, device="cpu", tile=64, overlap=32)
+    predictor(array).save(tmp_path / "a")
+    predictor(images / "0.png").save(str(tmp_path / "b"))
+    for end in (*LEVELS, "overlay"):
+        assert (tmp_path / f"a.{end}.png").read_bytes() == (tmp_path / f"b.{end}.png").read_bytes()
+
+
+@pytest.mark.parametrize("text", ["not json", "[1]", '{"classes": ["a"]}'])
+def test_a_classes_json_of_another_kind_is_kept(predict, images, tiny_run, tmp_path, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/classes.json").write_text(text)
+    code, _, err = predict(images)
+    assert code == 2 and "classes.json was not written by seghiero" in err
+    with pytest.raises(UsageError, match=r"classes\.json was not written by seghiero"):
+        load(tiny_run, device="cpu")(images / "0.png").save(tmp_path / "out/0")
+    assert [path.read_text() for path in (tmp_path / "out").iterdir()] == [text]
+
+
+def test_an_out_that_cannot_be_written_is_named(predict, images):
+    code, _, err = predict(images, "--out", "/proc/foo")
+    assert code == 4 and "can't create /proc/foo: its file system takes no new files; choose another folder" in err
 
 
 def test_out_that_cannot_be_made(predict, images, tmp_path):
