@@ -49,7 +49,7 @@ def truth_at_level(target: np.ndarray, level: int, hierarchy: Hierarchy) -> np.n
     """Convert a target to the class numbers of a level.
 
     Args:
-        target: Node indices or `IGNORE_INDEX`, any shape.
+        target: Labels or `IGNORE_INDEX`, any shape.
         level: The level.
         hierarchy: The class tree.
 
@@ -57,7 +57,7 @@ def truth_at_level(target: np.ndarray, level: int, hierarchy: Hierarchy) -> np.n
         Class numbers in the level's own numbering, in the target's shape (any shape); -1 where the target is ignored
         or labeled coarser than the level.
     """
-    return np.where(target == IGNORE_INDEX, -1, hierarchy.node_to_level[level][np.maximum(target, 0)])
+    return np.where(target == IGNORE_INDEX, -1, hierarchy.label_to_level[level][np.maximum(target, 0)])
 
 
 def prediction_grid(

@@ -18,6 +18,7 @@ from seghiero_core.hierarchy.values import (
     check_tree,
     nodes_of,
     short_repr,
+    walk,
 )
 from seghiero_core.hierarchy.yaml_reader import Key, dotted, place, read_yaml_file
 
@@ -30,13 +31,14 @@ class ClassSection:
     """A checked `classes` section in its plainest form.
 
     Attributes:
-        labels: Name of each mask value, sorted by mask value.
+        labels: What each mask value stands for, sorted by mask value: the name of a node, or for "one of these" the
+            names of leaves that aren't all leaves of one node.
         tree: Nested mappings from name to children; a leaf has none.
         ignore: The mask value of ignored pixels.
         colors: R, G, B in 0..255 of the names that were given a color.
     """
 
-    labels: dict[int, str]
+    labels: dict[int, str | tuple[str, ...]]
     tree: dict[str, Any]
     ignore: int
     colors: dict[str, list[int]]
@@ -113,19 +115,59 @@ def _checked(section: Mapping[str, Any]) -> ClassSection:
     if len(checked) < 3:  # the rest can't be compared with each other
         raise ClassesError(faults)
     labels, colors = dict(sorted(checked["labels"].items())), checked["colors"] or {}
-    tree = checked["tree"] or list(labels.values())
+    tree = checked["tree"] or list(dict.fromkeys(name for names in labels.values() for name in _names(names)))
     faults += [(("classes", *key), text) for key, text in _tree_faults(labels, tree)]
     ignore = section.get("ignore", 255)
     if isinstance(ignore, bool) or not isinstance(ignore, int) or not 0 <= ignore <= LARGEST_VALUE:
         expected = f"expected a mask value from 0 to {LARGEST_VALUE}, found {short_repr(ignore)}."
         faults.append((("classes", "ignore"), expected))
     elif ignore in labels:
-        taken = f"{ignore} is also the mask value of '{labels[ignore]}'; choose another."
+        taken = (
+            f"{ignore} is also the mask value of '{' or '.join(_names(labels[ignore]))}'; choose one that no mask uses."
+        )
         faults.append((("classes", "ignore"), taken))
-    faults += _color_faults(colors, [*labels.values(), *(name for _, name, _ in nodes_of(tree))])
+    faults += _color_faults(colors, [name for _, name, _ in nodes_of(tree)])
     if faults:
         raise ClassesError(faults)
-    return ClassSection(labels, _nested(tree), ignore, colors)
+    nested = _nested(tree)
+    labels = _plainest_labels(labels, nested)
+    if faults := list(_equal_labels(labels)):
+        raise ClassesError(faults)
+    return ClassSection(labels, nested, ignore, colors)
+
+
+def _names(label: str | Sequence[str]) -> Sequence[str]:
+    return [label] if isinstance(label, str) else label
+
+
+def _plainest_labels(
+    labels: Mapping[int, str | Sequence[str]], tree: Mapping[str, Any]
+) -> dict[int, str | tuple[str, ...]]:
+    """Replace each list of names by the node that has the same leaves, the deepest of several, or by its leaves."""
+    nodes = list(walk(tree))
+    leaves: dict[str, tuple[str, ...]] = {}
+    for name, _, _, children in reversed(nodes):  # children first
+        leaves[name] = tuple(leaf for child in children for leaf in leaves[child]) or (name,)
+    deepest = {frozenset(leaves[name]): name for name, *_ in sorted(nodes, key=lambda node: node[2])}
+    plain: dict[int, str | tuple[str, ...]] = {}
+    for value, label in labels.items():
+        if len(names := _names(label)) == 1:
+            plain[value] = names[0]
+        else:
+            members = {leaf for name in names for leaf in leaves[name]}
+            in_order = tuple(name for name, *_ in nodes if name in members)
+            plain[value] = deepest.get(frozenset(members), in_order)
+    return plain
+
+
+def _equal_labels(labels: Mapping[int, str | tuple[str, ...]]) -> Iterator[tuple[Key, str]]:
+    """Find the labels that mean the same as an earlier one."""
+    value_of: dict[str | tuple[str, ...], int] = {}
+    for value, label in labels.items():
+        if label in value_of:
+            text = f"means the same as mask value {value_of[label]}, '{' or '.join(_names(label))}'; "
+            yield ("classes", "labels", value), text + "remove one of them and merge the values in the masks."
+        value_of.setdefault(label, value)
 
 
 def _nested(tree: Any) -> dict[str, Any]:
@@ -139,26 +181,31 @@ def _nested(tree: Any) -> dict[str, Any]:
     return {name: children for item in tree for name, children in _nested(item).items()}
 
 
-def _tree_faults(labels: Mapping[int, str], tree: Any) -> list[tuple[Key, str]]:
+def _tree_faults(labels: Mapping[int, str | Sequence[str]], tree: Any) -> list[tuple[Key, str]]:
     nodes = list(nodes_of(tree))
     in_tree = {name for _, name, _ in nodes}
-    names = set(labels.values())
+    names = {name for label in labels.values() for name in _names(label)}
     value_of: dict[str, int] = {}
     repeated, missing = [], []
-    for value, name in labels.items():
-        if name in value_of:
-            text = f"'{name}' is also the name of mask value {value_of[name]}; give each label its own name."
-            repeated.append((("labels", value), text))
-        elif name not in in_tree:
-            missing.append((("labels", value), f"'{name}' is missing from classes.tree.{nearest(name, in_tree)}"))
-        value_of.setdefault(name, value)
+    for value, label in labels.items():
+        if isinstance(label, str):
+            if label in value_of:
+                text = f"'{label}' is also the name of mask value {value_of[label]}; give each label its own name."
+                repeated.append((("labels", value), text))
+                continue
+            value_of[label] = value
+        for position, name in enumerate(_names(label)):
+            if name not in in_tree:
+                key = ("labels", value) if isinstance(label, str) else ("labels", value, position)
+                missing.append((key, f"'{name}' is missing from classes.tree.{nearest(name, in_tree)}"))
+    in_sets = {name for label in labels.values() if not isinstance(label, str) for name in label}
     first: dict[str, Key] = {}
     twice, strange = [], []
     for key, name, children in nodes:
         if name in first:
             where = dotted(("classes", "tree", *first[name]))
             twice.append((("tree", *key), f"'{name}' is already at {where}; a name may occur only once in the tree."))
-        elif not children and name not in names:
+        elif not children and name not in names and not in_sets.intersection(key):
             strange.append((("tree", *key), _not_a_label(name, children, sorted(names))))
         first.setdefault(name, key)
     return [

@@ -30,7 +30,8 @@ class TreeTensors:
     """Index tensors of a hierarchy on one device, each built when it is first used.
 
     N is the number of nodes, K of leaves, D the depth of the tree, and C[l] the number of classes of each of L levels.
-    Where a dimension is N+1, the last entry is for ignored pixels, so that N can be used as the label of these.
+    Where a dimension is N+1, the last entry is for ignored pixels, so that N can be used as the label of these. With S
+    labels that are sets, N+S+1 is for all labels, and the last entry again for ignored pixels.
 
     Attributes:
         hierarchy: The class tree.
@@ -91,6 +92,20 @@ class TreeTensors:
     def class_of(self) -> Tensor:
         """L,N+1: the class of a label at each level; 0 where it has none."""
         return self._index(np.pad(self.hierarchy.node_to_level, ((0, 0), (0, 1))).clip(min=0))
+
+    @cached_property
+    def label_node(self) -> Tensor:
+        """N+S+1: the node that a label implies, for a set the lowest common ancestor; N for the root and ignored."""
+        nodes = self.hierarchy.label_nodes
+        return self._index(np.append(np.where(nodes < 0, len(self.hierarchy), nodes), len(self.hierarchy)))
+
+    @cached_property
+    def set_leaves(self) -> Tensor:
+        """N+S+1,K bool: the leaves of each set; false for labels that are nodes, and for ignored pixels."""
+        table = np.zeros((len(self.label_node), len(self.hierarchy.leaves)))
+        for number, members in enumerate(self.hierarchy.sets):
+            table[len(self.hierarchy) + number, list(members)] = 1
+        return self._tensor(table, torch.bool)
 
     @cached_property
     def path(self) -> Tensor:

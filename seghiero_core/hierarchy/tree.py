@@ -4,12 +4,15 @@ A node is a name of the tree. Nodes have one order everywhere, the order of chan
 labels, then the inner nodes, finest level first. A level is a partition of the leaves: level 0 is the leaves
 themselves, and the last level is the root's children. Levels are aligned at the root, so a leaf that is closer to the
 root than others represents itself at every level finer than its own depth. The root is not a node.
+
+A label is what a mask value stands for: a node, or a set of leaves ("one of these"). Set i is label N + i for N nodes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,7 +51,7 @@ class Hierarchy:
 
     Attributes:
         nodes: N names in channel order; the first K are the leaves.
-        leaves: K names, in the order of their mask values.
+        leaves: K names, in the order of their mask values; those without one of their own follow in tree order.
         levels: L levels, finest first.
         parents: N int64, the node index of the parent; -1 for children of the root.
         depths: N int64, 1 for children of the root.
@@ -56,7 +59,8 @@ class Hierarchy:
         node_to_level: L,N int64, the same for every node; -1 at levels finer than an inner node.
         covers: N,N bool, `covers[a, b]` is true when a is b or an ancestor of b.
         distance: N,N int64, the number of edges between two nodes.
-        values: The node index of each mask value that is a label.
+        sets: The leaf indices of each label that is a set. A set of all leaves of a node is that node instead.
+        values: The label (a node index, or N + i for set i) of each mask value that is one.
         colors: N,3 uint8 RGB.
         ignore: The mask value of ignored pixels.
         tree: Nested mappings from name to children; leaves have empty ones.
@@ -82,6 +86,7 @@ class Hierarchy:
     node_to_level: np.ndarray
     covers: np.ndarray
     distance: np.ndarray
+    sets: tuple[tuple[int, ...], ...]
     values: Mapping[int, int]
     colors: np.ndarray
     ignore: int
@@ -164,16 +169,40 @@ class Hierarchy:
             path.append(node)
         return tuple(path)
 
+    @cached_property
+    def label_nodes(self) -> np.ndarray:
+        """(N+S) int64 for S sets: the node of each label; of a set, the lowest common ancestor, or -1 for the root."""
+        above = np.array([self.covers[:, list(members)].all(axis=1) for members in self.sets]).reshape(-1, len(self))
+        ancestors = np.where(above.any(axis=1), np.where(above, self.depths, 0).argmax(axis=1), -1)
+        return _frozen(np.concatenate([np.arange(len(self)), ancestors]))
+
+    @cached_property
+    def label_to_level(self) -> np.ndarray:
+        """L,N+S int64: the class number of each label at each level; -1 at levels where the label has no class."""
+        return _frozen(np.pad(self.node_to_level, ((0, 0), (0, 1)), constant_values=-1)[:, self.label_nodes])
+
+    def label_name(self, label: int) -> str:
+        """Return the name of a label.
+
+        Args:
+            label: A node index, or N + i for set i.
+
+        Returns:
+            The name of the node; of a set those of its leaves, such as "car or bus".
+        """
+        members = (label,) if label < len(self) else self.sets[label - len(self)]
+        return " or ".join(self.nodes[node] for node in members)
+
     def label_table(self) -> np.ndarray:
-        """Return the lookup table from mask value to node index.
+        """Return the lookup table from mask value to label.
 
         Returns:
             int64 of shape (V), where V is the largest mask value in use plus one. Holds IGNORE_INDEX at the ignore
             value and -2 at values that are not labels.
         """
         table = np.full(max(*self.values, self.ignore, 0) + 1, _NOT_A_LABEL, dtype=np.int64)
-        for value, node in self.values.items():
-            table[value] = node
+        for value, label in self.values.items():
+            table[value] = label
         table[self.ignore] = IGNORE_INDEX
         return table
 
@@ -184,8 +213,8 @@ class Hierarchy:
             mask: H,W or B,H,W label values of any integer dtype.
 
         Returns:
-            int64 node indices of the same shape, with IGNORE_INDEX where the mask has the ignore value: an array for
-            an array, a tensor on the same device for a tensor.
+            int64 labels of the same shape, IGNORE_INDEX where the mask has the ignore value: an array for an array, a
+            tensor on the same device for a tensor.
 
         Raises:
             ValueError: When the mask has values that are not labels, or isn't of whole numbers.
@@ -213,7 +242,9 @@ def _build(section: ClassSection) -> Hierarchy:
     depth_of = {name: depth for name, _, depth, _ in walked}
     inner = [name for name, _, _, children in walked if children]
     is_inner = set(inner)
-    leaves = [name for name in section.labels.values() if name not in is_inner]
+    leaves = [name for name in section.labels.values() if isinstance(name, str) and name not in is_inner]
+    named = is_inner.union(leaves)
+    leaves += [name for name, *_ in walked if name not in named]
     num_levels = max(depth_of.values())
     # The sort is stable: the finest level comes first, and nodes of one depth keep the order in the tree.
     nodes = leaves + sorted(inner, key=lambda name: -depth_of[name])
@@ -243,6 +274,8 @@ def _build(section: ClassSection) -> Hierarchy:
         node_to_level.append((covers[members] * numbers[:, None]).sum(axis=0) - 1)
         levels.append(Level("leaf" if level == 0 else f"level{level}", tuple(members.tolist())))
 
+    sets = [label for label in section.labels.values() if not isinstance(label, str)]
+    label_of = index | {names: len(nodes) + i for i, names in enumerate(sets)}
     colors = assign_colors(section.tree, section.colors)
     return Hierarchy(
         nodes=tuple(nodes),
@@ -254,7 +287,8 @@ def _build(section: ClassSection) -> Hierarchy:
         node_to_level=_frozen(np.stack(node_to_level)),
         covers=_frozen(covers),
         distance=_frozen(distance),
-        values={value: index[name] for value, name in section.labels.items()},
+        sets=tuple(tuple(sorted(index[name] for name in names)) for names in sets),
+        values={value: label_of[label] for value, label in section.labels.items()},
         colors=_frozen(np.array([colors[name] for name in nodes], dtype=np.uint8)),
         ignore=section.ignore,
         tree=section.tree,

@@ -24,14 +24,14 @@ class FaultAt(ValueError):
         self.key = key
 
 
-def check_labels(labels: Any) -> dict[int, str]:
+def check_labels(labels: Any) -> dict[int, str | list[str]]:
     """Check the form of `classes.labels`.
 
     Args:
-        labels: A list of names, or a mapping from mask value to name.
+        labels: A list of names, or a mapping from mask value to a name or to a list of names.
 
     Returns:
-        The name of each mask value.
+        The name or names of each mask value.
 
     Raises:
         FaultAt: When it is something else; the message says what was expected.
@@ -45,9 +45,9 @@ def check_labels(labels: Any) -> dict[int, str]:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_VALUE:
             text = f"expected mask values from 0 to {LARGEST_VALUE}, found {short_repr(value)}"
             raise FaultAt((value,), text + _value_hint(value, name))
-        if isinstance(name, Mapping | Sequence) and not isinstance(name, str):
+        if isinstance(name, Mapping) or (is_collection(name) and not (isinstance(labels, Mapping) and name)):
             raise FaultAt((value,), f"expected a name, found {short_repr(name)}{_nested_label_hint(name)}")
-        _check_name(name, (value,))
+        pairs[value] = _check_set(name, value) if is_collection(name) else _check_name(name, (value,))
     return pairs
 
 
@@ -160,11 +160,22 @@ def is_collection(value: Any) -> bool:
     return isinstance(value, Mapping | Sequence) and not isinstance(value, str)
 
 
+def _check_set(names: Sequence[Any], value: int) -> list[str]:
+    """Check the names that one mask value may stand for."""
+    for position, name in enumerate(names):
+        if is_collection(name):
+            text = f"expected a name, found {short_repr(name)}; a label is a name or a list of names"
+            raise FaultAt((value, position), text)
+        if _check_name(name, (value, position)) in names[:position]:
+            raise FaultAt((value, position), f"'{name}' is already in the list; remove it")
+    return list(names)
+
+
 def _check_children(tree: Any, key: Key) -> Any:
     if tree is None:
         return None
     if isinstance(tree, Mapping):
-        if set(tree) == {"name", "children"}:
+        if set(tree) == {"name", "children"} and isinstance(tree["name"], str) and is_collection(tree["children"]):
             group = f"{tree['name']}: {tree['children']}".replace("'", "")
             raise FaultAt(key, f"a group is written as {{{group}}}, without the words name and children")
         return {

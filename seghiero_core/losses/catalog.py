@@ -24,6 +24,7 @@ class LossEntry:
         options: Its YAML keys with their defaults. A default of None means a list of numbers, one per level, or a
             single ratio of each level's number to that of the next finer level.
         class_weight: Whether it takes weights of the leaves.
+        sets: Whether it can use labels that are sets of leaves.
     """
 
     module: str
@@ -31,6 +32,7 @@ class LossEntry:
     scores: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     class_weight: bool = False
+    sets: bool = False
 
     def load(self, name: str) -> Callable[..., Any]:
         """Import the function, and torch with it.
@@ -47,7 +49,9 @@ class LossEntry:
 LOSSES: dict[str, LossEntry] = {
     "leaf_cross_entropy": LossEntry("cross_entropy", "leaves", class_weight=True),
     "level_cross_entropy": LossEntry("cross_entropy", "nodes", "levels", {"level_weights": None}, class_weight=True),
-    "marginal_cross_entropy": LossEntry("marginal", "leaves", None, {"level_weights": None}, class_weight=True),
+    "marginal_cross_entropy": LossEntry(
+        "marginal", "leaves", None, {"level_weights": None}, class_weight=True, sets=True
+    ),
     "conditional_cross_entropy": LossEntry("cross_entropy", "nodes", "siblings", class_weight=True),
     "node_bce": LossEntry("nodes", "nodes", "sigmoid"),
     "tree_min": LossEntry("nodes", "nodes", "sigmoid"),
@@ -124,7 +128,9 @@ def check_loss_section(section: Mapping[str, Any], hierarchy: Hierarchy | None =
     preset, terms = section.get("preset"), section.get("terms")
     if preset is not None and terms is not None:
         faults.append("loss: give either a preset or terms, not both.")
-    if preset is not None and preset not in PRESETS:
+    if preset is not None and not isinstance(preset, str):
+        faults.append(f"loss.preset: expected a name, found {preset!r}. Known: {', '.join(PRESETS)}.")
+    elif preset is not None and preset not in PRESETS:
         near = nearest(preset, PRESETS)
         hint = f"{near} Known: {', '.join(PRESETS)}." if near else loss_hint(str(preset))
         faults.append(f"loss.preset: unknown preset '{preset}'.{hint}")
@@ -152,22 +158,23 @@ def check_loss_section(section: Mapping[str, Any], hierarchy: Hierarchy | None =
     return faults
 
 
-def loss_hint(name: str) -> str:
-    """Say how a loss is written in a config.
+def loss_hint(*names: str) -> str:
+    """Say how a loss, or the sum of several, is written in a config.
 
     Args:
-        name: What the user calls it, such as "cross_entropy".
+        names: What the user calls them, such as "cross_entropy".
 
     Returns:
         Sentences with a leading space: what to write for it, and what there is.
     """
-    plain = name.lower().replace("-", "_").removesuffix("_loss").removesuffix("loss").rstrip("_")
-    if plain in PRESETS:
-        meant = f"{{preset: {plain}}}"
-    elif plain in ("cross_entropy", "crossentropy", "ce", "softmax"):
+    plain = [name.lower().replace("-", "_").removesuffix("_loss").removesuffix("loss").rstrip("_") for name in names]
+    plain = ["leaf_cross_entropy" if p in ("cross_entropy", "crossentropy", "ce", "softmax") else p for p in plain]
+    if len(plain) == 1 and plain[0] in PRESETS:
+        meant = f"{{preset: {plain[0]}}}"
+    elif plain == ["leaf_cross_entropy"]:
         meant = "{preset: flat}"
-    elif plain in LOSSES:
-        meant = f"{{terms: {{{plain}: 1}}}}"
+    elif plain and all(name in LOSSES for name in plain):
+        meant = f"{{terms: {{{', '.join(f'{name}: 1' for name in plain)}}}}}"
     else:
         known = f"presets: {', '.join(PRESETS)}; losses for `terms`: {', '.join(LOSSES)}"
         return f" Write, for example, `loss: {{preset: {DEFAULT_PRESET}}}`; {known}."

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from seghiero_core.errors import shorten
+from seghiero_core.hierarchy.tensors import tree_tensors
 from seghiero_core.hierarchy.tree import Hierarchy
 
 
@@ -18,6 +19,7 @@ def check_inputs(
     ignore_index: int,
     validate: bool,
     class_weight: Tensor | None = None,
+    sets: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Check what a loss is given, and pick the channels that it reads.
 
@@ -27,12 +29,14 @@ def check_inputs(
     Args:
         logits: B,C,H,W. C is N for a loss over nodes, and K or N for one over leaves. An embedding may have any number
             of channels and any height and width.
-        target: B,H,W of node indices, any integer dtype.
+        target: B,H,W of labels, any integer dtype.
         hierarchy: The class tree, with K leaves and N nodes.
         channels: What the loss reads: "leaves", "nodes" or "embedding", as in `LossEntry.channels`.
         ignore_index: Target value of the pixels that do not count.
         validate: Whether to check the values of the target.
         class_weight: (K) weights of the leaves, if the loss takes any.
+        sets: Whether the loss can use labels that are sets. If not, they are replaced by their lowest common ancestor,
+            or ignored where that is the root.
 
     Returns:
         The logits, cut to their first K channels for a loss over leaves, and the target as int64.
@@ -66,7 +70,9 @@ def check_inputs(
         raise ValueError(f"class_weight: expected shape ({leaves},), one per leaf, found {tuple(class_weight.shape)}")
     target = target.long()
     if validate and not torch.compiler.is_compiling():
-        _check_values(target, len(hierarchy), ignore_index)
+        _check_values(target, len(hierarchy.label_nodes), ignore_index)
+    if hierarchy.sets and not sets:
+        target = _without_sets(target, hierarchy, ignore_index)
     return (logits[:, :leaves] if channels == "leaves" else logits), target
 
 
@@ -91,14 +97,20 @@ def _check_channels(found: int, hierarchy: Hierarchy, channels: str) -> None:
         raise ValueError(f"logits: expected {leaves} channels (one per leaf) or {nodes} (one per node), found {found}")
 
 
-def _check_values(target: Tensor, nodes: int, ignore_index: int) -> None:
+def _without_sets(target: Tensor, hierarchy: Hierarchy, ignore_index: int) -> Tensor:
+    table = tree_tensors(hierarchy, target.device).label_node
+    node = table[target.where(target != ignore_index, len(table) - 1)]
+    return node.where(node < len(hierarchy), ignore_index)
+
+
+def _check_values(target: Tensor, labels: int, ignore_index: int) -> None:
     if target.numel() == 0:
         return
     bounds = torch.stack(target.where(target != ignore_index, 0).aminmax())
-    if all(0 <= value < nodes for value in bounds.tolist()):  # one transfer for both
+    if all(0 <= value < labels for value in bounds.tolist()):  # one transfer for both
         return
-    wrong = [value for value in target.unique().tolist() if not 0 <= value < nodes and value != ignore_index]
+    wrong = [value for value in target.unique().tolist() if not 0 <= value < labels and value != ignore_index]
     raise ValueError(
-        f"target: {shorten(wrong, 5)} is neither a node index (0 to {nodes - 1}) nor the ignore index "
+        f"target: {shorten(wrong, 5)} is neither a label (0 to {labels - 1}) nor the ignore index "
         f"({ignore_index}); turn a mask of label values into a target by hierarchy.to_target(mask)"
     )

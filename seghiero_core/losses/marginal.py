@@ -12,7 +12,7 @@ from seghiero_core.hierarchy.tensors import TreeTensors, tree_tensors
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.losses.fused import sum_over_pixels
 from seghiero_core.losses.inputs import check_inputs
-from seghiero_core.losses.reductions import group_max, labels, level_shares, look_up, widen
+from seghiero_core.losses.reductions import group_max, level_shares, look_up, widen
 
 
 def marginal_cross_entropy(
@@ -36,11 +36,15 @@ def marginal_cross_entropy(
     that node's level and above. Levels are averaged rather than summed, so that the loss has the scale of a plain
     cross-entropy at any depth.
 
-    Reference: Muller & Smith, "A Hierarchical Loss for Semantic Segmentation", VISAPP 2020.
+    A pixel may also be labeled with a set of leaves, one of which it is. It counts at every level: with the class that
+    all of them share, and at the finer levels, which have none, with the summed probability of the set.
+
+    References: Muller & Smith, "A Hierarchical Loss for Semantic Segmentation", VISAPP 2020. For sets: Bevandic et al.,
+    "Multi-domain semantic segmentation with overlapping labels", WACV 2022.
 
     Args:
         logits: B,K,H,W over leaves, or B,N,H,W over nodes, of which the first K channels are read.
-        target: B,H,W of node indices or `ignore_index`.
+        target: B,H,W of labels (node indices, or N + i for set i) or `ignore_index`.
         hierarchy: The class tree, with K leaves, N nodes and L levels.
         ignore_index: Target value of the pixels that do not count.
         level_weights: L weights, finest level first, or the ratio of each to that of the next finer level; None for 1.
@@ -63,11 +67,18 @@ def marginal_cross_entropy(
         tensor(0.7520)
     """
     logits, target = check_inputs(
-        logits, target, hierarchy, "leaves", ignore_index=ignore_index, validate=validate, class_weight=class_weight
+        logits,
+        target,
+        hierarchy,
+        "leaves",
+        ignore_index=ignore_index,
+        validate=validate,
+        class_weight=class_weight,
+        sets=True,
     )
     tree = tree_tensors(hierarchy, logits.device)
-    label = labels(target, tree, ignore_index)
-    shares = level_shares(label, hierarchy, level_weights, class_weight, widen(logits[:0]))
+    label = target.where(target != ignore_index, len(tree.label_node) - 1)
+    shares = level_shares(label, hierarchy, level_weights, class_weight, widen(logits[:0]), sets=True)
     return sum_over_pixels(logits, label, functools.partial(_piece, shares=shares, tree=tree))
 
 
@@ -79,7 +90,12 @@ def _piece(
     It goes up the tree on the classes' log-sums and back down with the gradient, so that each leaf costs a single
     exponential. Every class is shifted by its own maximum, so that one far below the others keeps its precision.
     """
-    targets, shares = look_up(tree.class_of, label)[:, :, None], look_up(shares, label)[:, :, None]  # L,b,1,p
+    node = look_up(tree.label_node[None], label)[0] if tree.hierarchy.sets else label
+    targets, shares = look_up(tree.class_of, node)[:, :, None], look_up(shares, label)[:, :, None]  # L,b,1,p
+    set_share = None
+    if tree.hierarchy.sets:  # at levels where a set has no class, its share goes to the probability of the set
+        closed = shares.where(look_up(tree.labelled, node)[:, :, None], 0)
+        shares, set_share = closed, (shares - closed).sum(dim=0)
     log_sums, exps, totals, log_p = z, [], [], []
     for group, size, target in zip(tree.parent_class, (*tree.level_sizes[1:], 1), targets, strict=True):
         log_p.append(log_sums.gather(1, target))
@@ -90,13 +106,18 @@ def _piece(
         exps.append(exp)
         log_sums = total.log().add_(peak)
     loss = ((log_sums - torch.stack(log_p)) * shares).sum()
+    if set_share is not None:
+        members = tree.set_leaves[label].transpose(1, 2)  # b,K,p
+        outside = members.any(dim=1, keepdim=True).logical_not()  # no set: any finite value does, its share is 0
+        among = z.masked_fill(~(members | outside), -torch.inf)
+        loss = loss + ((log_sums - among.logsumexp(dim=1, keepdim=True)) * set_share).sum()
     if not with_grad:
         return loss, None
-    grad = shares.sum(dim=0)
+    grad = shares.sum(dim=0) if set_share is None else shares.sum(dim=0) + set_share
     for level in reversed(range(len(exps))):
         grad = exps[level].mul_(_spread(grad.div_(totals[level]), tree.parent_class[level]))
         grad.scatter_add_(1, targets[level], -shares[level])
-    return loss, grad
+    return loss, grad if set_share is None else grad.sub_(among.softmax(dim=1).mul_(set_share))
 
 
 def _spread(x: Tensor, group: Tensor) -> Tensor:

@@ -123,20 +123,25 @@ def level_shares(
     level_weights: Sequence[float] | float | None,
     class_weight: Tensor | None,
     like: Tensor,
+    *,
+    sets: bool = False,
 ) -> Tensor:
     """Compute how much -log P counts for a pixel of each label at each level.
 
-    Over all pixels of `label` the shares of level l sum to v_l / sum(v), so that the loss is a plain sum.
+    Over all pixels of `label` the shares of level l sum to v_l / sum(v), so that the loss is a plain sum. A set counts
+    at every level.
 
     Args:
-        label: B,H,W of indices from 0 to N, where N is ignored.
+        label: B,H,W of indices from 0 to N+S, where N+S is ignored; S is the number of sets, or 0 for a loss that
+            doesn't use them.
         hierarchy: The class tree, with L levels.
         level_weights: The L weights v, finest first, or the ratio of each to that of the next finer level; None for 1.
         class_weight: (K) weights of the leaves, or None.
         like: Any shape; its dtype and device are those of the result.
+        sets: Whether the loss uses labels that are sets.
 
     Returns:
-        L,N+1 shares.
+        L,N+S+1 shares.
 
     Raises:
         ValueError: When `level_weights` does not have one weight per level, or no weighted mean.
@@ -155,7 +160,12 @@ def level_shares(
         by_node = node_weights(class_weight, tree).to(like)
         for share, nodes, classes in zip(shares, tree.level_nodes, tree.class_of, strict=True):
             share *= by_node[nodes][classes]
-    totals = shares @ label.flatten().bincount(minlength=len(tree.depths)).to(like.dtype)
+    if sets:
+        members = tree.set_leaves.to(like.dtype)
+        weight = torch.ones(members.shape[1]) if class_weight is None else class_weight
+        mean = members @ weight.to(like) / members.sum(dim=1).clamp(min=1)
+        shares = shares[:, tree.label_node].where(tree.labelled[:, tree.label_node], mean)
+    totals = shares @ label.flatten().bincount(minlength=shares.shape[1]).to(like.dtype)
     return shares * ((v / v.sum()) / torch.where(totals > 0, totals, 1))[:, None]
 
 

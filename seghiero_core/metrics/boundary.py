@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,14 +19,14 @@ def boundary_band(classes: Tensor) -> Tensor:
     contour.
 
     Args:
-        classes: B,H,W integers from 0 to 32767.
+        classes: B,H,W int16, at least 0.
 
     Returns:
         B,H,W bool: whether another class, or the outside of the image, is at most d px away.
     """
     height, width = classes.shape[-2:]
     reach = max(1, round(BAND_WIDTH * math.hypot(height, width)))
-    padded = F.pad(classes.to(torch.int16), (reach,) * 4, value=-1)
+    padded = F.pad(classes, (reach,) * 4, value=-1)
     across, down = padded[..., 1:] != padded[..., :-1], padded[..., 1:, :] != padded[..., :-1, :]
     # A window holds two classes if and only if two neighbors in it differ.
     across = _any_in_window(_any_in_window(across, -2, 2 * reach + 1), -1, 2 * reach)

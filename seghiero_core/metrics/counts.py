@@ -99,12 +99,13 @@ class Counts:
             valid: B,H,W bool, true at the P pixels.
         """
         tree = tree_tensors(self.hierarchy, label.device)
+        (places,) = valid.flatten().nonzero(as_tuple=True)  # faster than indexing by `valid` again and again
         for number, size in enumerate(tree.level_sizes):
             labelled = tree.labelled[number, label]
             pair = torch.stack([tree.class_of[number, label], ids[number] % (size + 1)])  # -1 becomes `size`
-            maps = torch.full((2, *valid.shape), size + 1, device=label.device)
-            maps[:, valid] = pair.where(labelled, size + 1)
-            near = boundary_band(maps.flatten(0, -3)).view(maps.shape)[:, valid] & labelled
+            maps = torch.full((2, valid.numel()), size + 1, dtype=torch.int16, device=label.device)
+            maps.index_copy_(1, places, pair.where(labelled, size + 1).to(torch.int16))
+            near = boundary_band(maps.view(-1, *valid.shape[-2:])).view(maps.shape).index_select(1, places) & labelled
             common = near.all(dim=0) & (pair[0] == pair[1])
             part = self.part(f"boundary{number}")
             for row, classes in enumerate((pair[0][common], pair[0][near[0]], pair[1][near[1]])):

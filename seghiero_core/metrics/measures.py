@@ -28,7 +28,7 @@ def level_measures(
     calibration: np.ndarray,
     boundary: np.ndarray,
     names: Sequence[str],
-    background: str | None,
+    background: Sequence[bool] | None,
 ) -> dict[str, Any]:
     """Compute the measures of a level.
 
@@ -37,7 +37,7 @@ def level_measures(
         calibration: C,3,ECE_BINS pixels, right ones and summed confidence, by predicted class.
         boundary: 3,C common, true and predicted pixels near contours.
         names: The names of the C classes.
-        background: The class that a second mean leaves out. None: no second mean.
+        background: For each class, whether a second mean leaves it out. None: no second mean.
 
     Returns:
         `miou`, `boundary_miou`, `pixel_accuracy`, `ece`, `classes`, and with `background` also
@@ -58,7 +58,7 @@ def level_measures(
         ],
     }
     if background is not None:
-        kept = [iou for name, iou in zip(names, ious, strict=True) if name != background]
+        kept = [iou for iou, is_background in zip(ious, background, strict=True) if not is_background]
         measures["miou_without_background"] = _mean(kept)
     return measures
 

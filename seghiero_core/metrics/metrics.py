@@ -26,7 +26,8 @@ from seghiero_core.metrics.predictions import valid_pixels
 class Metrics:
     """Count predictions against targets, batch by batch, and compute the measures of the whole set.
 
-    A label at an inner node counts at its level and at coarser ones, and never against its children. A prediction that
+    A label at an inner node counts at its level and at coarser ones, and never against its children. A label that is a
+    set of leaves counts at the levels where all of them share a class. A prediction that
     backed off (-1) is a miss at the levels that it leaves open.
 
     The whole state is one tensor, `counts`, on the device of the last target. To combine processes or sets, add their
@@ -34,7 +35,8 @@ class Metrics:
 
     Args:
         hierarchy: The class tree.
-        background: The name of a class (or other node) that a second mean IoU leaves out.
+        background: The name of a node that a second mean IoU leaves out, with the classes below it, and those above it
+            that have no other leaves.
 
     Raises:
         ValueError: When there is no such class.
@@ -218,5 +220,13 @@ class Metrics:
         calibration = self._counts.part(f"calibration{number}").cpu().numpy()
         boundary = self._counts.part(f"boundary{number}").cpu().numpy()
         names = self.hierarchy.level_names(number)
-        measures = level_measures(self.confusion(number), calibration, boundary, names, self.background)
+        measures = level_measures(self.confusion(number), calibration, boundary, names, self._is_background(number))
         return {"name": self.hierarchy.levels[number].name, **measures}
+
+    def _is_background(self, number: int) -> list[bool] | None:
+        """For each class of a level, whether all of its leaves are background."""
+        if self.background is None:
+            return None
+        leaves = self.hierarchy.covers[:, : len(self.hierarchy.leaves)]
+        others = ~leaves[self.hierarchy.index_of(self.background)]
+        return [not (leaves[node] & others).any() for node in self.hierarchy.levels[number].nodes]

@@ -22,25 +22,30 @@ def valid_pixels(
 
     Args:
         prediction: As in `Metrics.update`.
-        target: B,H,W node indices or `ignore_index`, tensor or array.
+        target: B,H,W labels or `ignore_index`, tensor or array.
         hierarchy: The class tree.
         ignore_index: What ignored pixels have in the target.
 
     Returns:
-        L,P class numbers per level, L,P confidences (None if the prediction has none) and (P) labels of the P valid
-        pixels, and B,H,W bool, which pixels those are. All on the target's device.
+        L,P class numbers per level, L,P confidences (None if the prediction has none) and (P) node indices of the P
+        valid pixels, and B,H,W bool, which pixels those are. All on the target's device. The node of a set is its
+        lowest common ancestor; where that is the root, the pixel is not valid.
 
     Raises:
         ValueError: When the prediction doesn't fit the tree or the target.
     """
     target = _whole_numbers(target, "the target")
+    table = tree_tensors(hierarchy, target.device).label_node
     valid = target != ignore_index
-    label = target[valid]
-    if outside := _outside(label, 0, len(hierarchy)):
+    if outside := _outside(target[valid], 0, len(table) - 1):
         raise ValueError(
-            f"the target has values that are neither a node (0 to {len(hierarchy) - 1}) nor the ignore index "
+            f"the target has values that are neither a label (0 to {len(table) - 2}) nor the ignore index "
             f"{ignore_index}: {outside}. `Hierarchy.to_target` makes targets from masks."
         )
+    if hierarchy.sets:
+        target = table[target.where(valid, len(table) - 1)]
+        valid = target < len(hierarchy)
+    label = target[valid]
     maps, scores = _maps_of(prediction, hierarchy)
     ids = []
     for label_map, level in zip(maps, hierarchy.levels, strict=False):

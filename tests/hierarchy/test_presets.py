@@ -147,7 +147,7 @@ def test_a_value_that_is_not_a_name_is_an_unknown_preset(write, name):
 def test_a_fault_beside_a_preset_names_the_key_and_a_typo_its_neighbor(write):
     with pytest.raises(ConfigError, match=r"line 5: classes\.ignore: 3 is also the mask value of 'road'"):
         load_config(write("  {preset: camvid, ignore: 3}\n"))
-    with pytest.raises(ConfigError, match=r"classes\.presett: unknown key\. Did you mean 'preset'\?"):
+    with pytest.raises(ConfigError, match=r"classes\.presett: unknown key\. Did you mean 'classes\.preset'\?"):
         load_config(write("  {presett: camvid, labels: [a]}\n"))
 
 

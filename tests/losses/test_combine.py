@@ -55,6 +55,12 @@ def test_class_weights_that_no_loss_takes_are_a_fault():
     assert "node_bce, tree_rules cannot use class weights" in fault and "focal" in fault
 
 
+@pytest.mark.parametrize("preset", [["flat"], {"flat": 1}, 3])
+def test_a_preset_is_a_name(preset):
+    (fault,) = check_loss_section({"preset": preset})
+    assert fault.startswith(f"loss.preset: expected a name, found {preset}. Known: marginal,")
+
+
 def test_a_ratio_of_levels_is_a_list_of_powers():
     logits, _, target = inputs(11)
     by_list, by_ratio = (

@@ -50,7 +50,7 @@ def test_the_default_ignore_index_is_that_of_the_loaders(name):
 def test_a_value_outside_the_nodes_is_named(name, value):
     logits, target = draw(name)
     target[1, 3, 5] = value
-    with pytest.raises(ValueError, match=rf"target: {value} is neither a node index \(0 to 15\) nor the ignore index"):
+    with pytest.raises(ValueError, match=rf"target: {value} is neither a label \(0 to 15\) nor the ignore index"):
         call(name, logits, target)
 
 

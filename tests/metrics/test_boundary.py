@@ -39,7 +39,7 @@ def test_band_is_what_erosion_takes_from_each_class(seed, size, blocks):
     coarse = rng.integers(0, 3, (2, blocks, blocks))
     rows, columns = (np.arange(length) * blocks // length for length in size)
     maps = coarse[:, rows[:, None], columns]
-    band = boundary_band(torch.from_numpy(maps)).numpy()
+    band = boundary_band(torch.from_numpy(maps).short()).numpy()
     for classes, found in zip(maps, band, strict=True):
         expected = sum(eroded_away(classes == index) for index in range(3)) > 0
         assert np.array_equal(found, expected)

@@ -204,6 +204,20 @@ def test_absent_classes_background_and_confusions():
     assert worst[1] == {"truth": "sky", "predicted": "car", "pixels": 1, "share": 1 / 2}
 
 
+@pytest.mark.parametrize(
+    ("background", "kept"),
+    [("floor", [[1, 2, 3], [1, 2], [1]]), ("wall", [[0, 2, 3], [0, 2], [0, 1]]), ("pets", [[0, 1], [0, 1], [0, 1]])],
+)
+def test_the_background_is_left_out_at_every_level(background, kept):
+    tree = {"ground": {"flat": ["floor"]}, "things": {"wall": None, "pets": ["cat", "dog"]}}
+    hierarchy = Hierarchy.from_config({"labels": ["floor", "wall", "cat", "dog"], "tree": tree})
+    logits, target = batch(hierarchy, 0, inner=False)
+    metrics = counted(hierarchy, (decode(logits, hierarchy), target), background=background)
+    for level, positions in zip(metrics.compute()["levels"], kept, strict=True):
+        ious = [level["classes"][position]["iou"] for position in positions]
+        assert level["miou_without_background"] == pytest.approx(np.mean(ious))
+
+
 def test_nothing_counted_gives_no_numbers():
     hierarchy = Hierarchy.from_config(CAMVID)
     metrics = Metrics(hierarchy)
@@ -212,3 +226,19 @@ def test_nothing_counted_gives_no_numbers():
     result = metrics.compute()
     assert result["levels"][0]["miou"] is None and result["consistency"] is None
     assert metrics.worst_confusions() == [] and metrics.back_off_curve()[0]["coverage"] is None
+
+
+@few
+@given(hierarchy=hierarchies(sets=True), seed=seeds)
+def test_a_set_counts_where_its_leaves_share_a_class(hierarchy, seed):
+    torch.manual_seed(seed)
+    logits, target = torch.randn(2, len(hierarchy.leaves), 8, 9), random_target(hierarchy, 2, 8, 9)
+    decoded = decode(logits, hierarchy)
+    result = counted(hierarchy, (decoded, target)).compute()
+    classes = np.pad(hierarchy.label_to_level, ((0, 0), (0, 1)), constant_values=-1)[:, target.numpy()]
+    for level, found, ids in zip(result["levels"], classes, decoded.ids, strict=True):
+        for position, entry in enumerate(level["classes"]):
+            assert entry["pixels"] == (found == position).sum()
+        right = (found == ids.numpy())[found >= 0]
+        assert level["pixel_accuracy"] == (pytest.approx(right.mean()) if right.size else None)
+    assert result["pixels"] == (classes >= 0).any(axis=0).sum()

@@ -104,7 +104,7 @@ def test_another_ignore_index_with_small_masks():
     target = torch.tensor([[[0, 1, 255]]], dtype=torch.uint8)
     result = measured(hierarchy, torch.tensor([[[0, 0, 1]]]), target, ignore_index=255)
     assert result["pixels"] == 2 and result["full_path_accuracy"] == 1 / 2
-    with pytest.raises(ValueError, match=r"neither a node \(0 to 1\) nor the ignore index -1: 255"):
+    with pytest.raises(ValueError, match=r"neither a label \(0 to 1\) nor the ignore index -1: 255"):
         measured(hierarchy, torch.tensor([[[0, 0, 1]]]), target)
 
 
@@ -119,7 +119,7 @@ MAPS = [LEAF, LEAF, LEAF]
         (LEAF, LEAF[0], r"map of leaf has the shape \(1, 2, 3\), and the target has \(2, 3\)"),
         ([LEAF, LEAF[:, :1], LEAF], LEAF, r"map of level1 has the shape \(1, 1, 3\)"),
         (decode(torch.zeros(1, 11, 4, 6), Hierarchy.from_config(CAMVID)), LEAF, r"\(1, 4, 6\), and the target has"),
-        (LEAF, LEAF + 16, r"the target has values that are neither a node \(0 to 15\) nor .* -1: 16\."),
+        (LEAF, LEAF + 16, r"the target has values that are neither a label \(0 to 15\) nor .* -1: 16\."),
         (LEAF, LEAF - 2, r"nor the ignore index -1: -2\."),
         (LEAF, LEAF.float(), "the target has the type torch.float32; expected integers"),
         (LEAF + 11, LEAF, r"map of leaf has values that are neither a class \(0 to 10\) nor -1 \(no class\): 11"),

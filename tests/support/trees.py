@@ -45,8 +45,11 @@ def hierarchies_agree(a: Hierarchy, b: Hierarchy) -> bool:
 
 
 @st.composite
-def tree_configs(draw, max_leaves: int = 6, max_depth: int = 3) -> dict:
-    """A `classes` section: a ragged tree, gaps between mask values, groups not contiguous, labels at inner nodes."""
+def tree_configs(draw, max_leaves: int = 6, max_depth: int = 3, sets: bool = False) -> dict:
+    """A `classes` section: a ragged tree, gaps between mask values, groups not contiguous, labels at inner nodes.
+
+    With `sets`, some labels are lists of two or more leaves.
+    """
     names = draw(st.permutations([f"leaf{i}" for i in range(draw(st.integers(2, max_leaves)))]))
     inner: list[str] = []
 
@@ -70,7 +73,29 @@ def tree_configs(draw, max_leaves: int = 6, max_depth: int = 3) -> dict:
     labelled = draw(st.lists(st.sampled_from(inner), unique=True, max_size=2)) if inner else []
     order = draw(st.permutations([*names, *labelled]))
     values = draw(st.lists(st.integers(0, 254), min_size=len(order), max_size=len(order), unique=True))
-    return {"labels": dict(zip(values, order, strict=True)), "tree": tree}
+    labels: dict = dict(zip(values, order, strict=True))
+    if sets:
+        groups = draw(st.lists(st.sets(st.sampled_from(names), min_size=2), max_size=4, unique_by=frozenset))
+        equal = [frozenset(leaves_below(tree, name)) for name in labelled]  # a node's leaves are the node's label
+        free = sorted(set(range(255)) - {*values})
+        labels |= {free[i]: sorted(group) for i, group in enumerate(groups) if group not in equal}
+    return {"labels": labels, "tree": tree}
+
+
+def leaves_below(tree: dict, name: str) -> list[str]:
+    """The leaves of a nested tree that are below a node, or the node itself where it is a leaf."""
+
+    def leaves(name: str, children: dict | None) -> list[str]:
+        return [leaf for child in (children or {}).items() for leaf in leaves(*child)] or [name]
+
+    def find(children: dict) -> list[str] | None:
+        for child, below in children.items():
+            found = leaves(child, below) if child == name else find(below or {})
+            if found:
+                return found
+        return None
+
+    return find(tree) or []
 
 
 def hierarchies(**limits) -> st.SearchStrategy[Hierarchy]:
@@ -78,8 +103,8 @@ def hierarchies(**limits) -> st.SearchStrategy[Hierarchy]:
 
 
 def random_target(hierarchy: Hierarchy, *size: int, ignored: float = 0.2, inner: bool = True) -> Tensor:
-    """Node indices of the shape `size`: leaves, with `inner` also inner nodes, and some IGNORE_INDEX."""
-    target = torch.randint(0, len(hierarchy) if inner else len(hierarchy.leaves), size)
+    """Labels of the shape `size`: leaves, with `inner` also inner nodes and sets, and some IGNORE_INDEX."""
+    target = torch.randint(0, len(hierarchy.label_nodes) if inner else len(hierarchy.leaves), size)
     return target.where(torch.rand(size) >= ignored, IGNORE_INDEX)
 
 
