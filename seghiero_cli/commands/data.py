@@ -57,12 +57,16 @@ def stats(cfg: Cfg, as_json: Json = False) -> None:
         console.result_json(document)
         return
     splits, weights = document["splits"], document["class_weights"]
-    classes = list(_class_rows(hierarchy.tree, {hierarchy.nodes[i] for i in hierarchy.values.values()}))
+    labeled = sorted(hierarchy.values.values())
+    classes = list(_class_rows(hierarchy.tree, {hierarchy.label_name(label) for label in labeled}))
+    sets = [hierarchy.label_name(label) for label in labeled if label >= len(hierarchy)]
+    classes += [("", name, True) for name in sets]
     rows = []
     for indent, name, is_rest in classes:
         shares = [_share(split, name, is_rest=is_rest) for split in splits.values()]
         factors = [f"{weight[name]:.2f}" if name in weight else "" for weight in weights.values()]
-        rows.append([f"{indent}only {name}" if is_rest else f"{indent}{name}", *map(_percent, shares), *factors])
+        text = f"only {name}" if is_rest and name not in sets else name
+        rows.append([f"{indent}{text}", *map(_percent, shares), *factors])
     columns = [
         "class",
         *(f"{name} %" for name in splits),
@@ -70,8 +74,10 @@ def stats(cfg: Cfg, as_json: Json = False) -> None:
     ]
     console.table("", columns, rows, right=range(1, len(columns)))
     console.result("%: of the labeled pixels. A class contains the classes indented below it.")
-    if any(is_rest for *_, is_rest in classes):
+    if len(sets) < sum(is_rest for *_, is_rest in classes):
         console.result("only X: pixels labeled X itself, not one of its classes.")
+    if sets:
+        console.result("A or B: pixels that may be any of these; at levels where all share a class, they count for it.")
     console.result(f"weight: in the loss, with loss.class_weights: {' or '.join(weights)}.")
     for name, split in splits.items():
         console.result(f"{name}: {_summary(split)}")

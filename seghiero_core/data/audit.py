@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +23,7 @@ from seghiero_core.data.images import (
     read_mask,
     unknown_values,
 )
-from seghiero_core.data.orientation import exif_orientation, upright_size
+from seghiero_core.data.orientation import QUARTER_TURNS, exif_orientation, upright_size
 from seghiero_core.data.samples import Sample
 from seghiero_core.errors import DataError
 from seghiero_core.hierarchy.tree import Hierarchy
@@ -41,10 +41,10 @@ class Audit:
         samples: The pairs.
         sizes: Number of images of each size (H, W) in px.
         decoded: Number of pairs that were decoded and counted; fewer than `samples` after a fast check.
-        pixels: N int64, pixels of the decoded masks that are labeled with each node.
+        pixels: N+S int64, pixels of the decoded masks with each label: N nodes, then S sets.
         ignored: Ignored pixels of the decoded masks.
-        turned: Images whose EXIF orientation differs from that of their masks, although the sizes fit.
-        black: Decoded 16-bit images without a value above 255, which become black.
+        turned: Images whose EXIF orientation differs from that of their masks, where the sizes fit either way.
+        peaks: The greatest value of each decoded 16-bit image, of which the network sees the high byte.
     """
 
     samples: tuple[Sample, ...]
@@ -53,7 +53,7 @@ class Audit:
     pixels: np.ndarray
     ignored: int
     turned: tuple[Path, ...] = ()
-    black: tuple[Path, ...] = ()
+    peaks: Mapping[Path, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Inspection:
 
     size: tuple[int, int]
     turned: bool
-    black: bool = False
+    peak: int | None = None
     pixels: dict[int, int] | None = None
 
 
@@ -100,7 +100,8 @@ def audit(
 
     sizes: Counter[tuple[int, int]] = Counter()
     pixels: Counter[int] = Counter()  # by mask value
-    decoded, faults, turned, black, mislabeled = 0, [], [], [], []
+    peaks: dict[Path, int] = {}
+    decoded, faults, turned, mislabeled = 0, [], [], []
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
         for done, (sample, result) in enumerate(
             zip(samples, pool.map(inspect, range(len(samples))), strict=True), start=1
@@ -110,7 +111,8 @@ def audit(
             else:
                 sizes[result.size] += 1
                 turned += [sample.image] * result.turned
-                black += [sample.image] * result.black
+                if result.peak is not None:
+                    peaks[sample.image] = result.peak
                 if result.pixels is not None:
                     decoded += 1
                     pixels.update(result.pixels)
@@ -121,23 +123,24 @@ def audit(
     if mislabeled:
         faults.append(_unknown_values_error(mislabeled, pixels, hierarchy))
     if faults:
-        if look_swapped([sample.image for sample in samples], [sample.mask for sample in samples]):
+        known = {*hierarchy.values, hierarchy.ignore}
+        if look_swapped([sample.image for sample in samples], [sample.mask for sample in samples], known):
             raise DataError(
                 f"{samples[0].image} and the other images look like masks, {samples[0].mask} and the other masks like "
                 "pictures. Swap the folders `images` and `masks` of the split."
             )
         raise DataError(report_faults(faults))
-    by_node = np.zeros(len(hierarchy), dtype=np.int64)
-    for value, node in hierarchy.values.items():
-        by_node[node] = pixels[value]
+    by_label = np.zeros(len(hierarchy.label_nodes), dtype=np.int64)
+    for value, label in hierarchy.values.items():
+        by_label[label] = pixels[value]
     return Audit(
         samples=tuple(samples),
         sizes=dict(sizes),
         decoded=decoded,
-        pixels=by_node,
+        pixels=by_label,
         ignored=pixels[hierarchy.ignore],
         turned=tuple(turned),
-        black=tuple(black),
+        peaks=peaks,
     )
 
 
@@ -145,20 +148,23 @@ def _inspect(sample: Sample, *, decode: bool) -> _Inspection:
     """Check one pair, and raise DataError for its first fault."""
     with open_image(sample.image) as image:
         check_image_mode(image, sample.image)
-        size, orientation, black = upright_size(image), exif_orientation(image), False
+        size, orientation, peak = upright_size(image), exif_orientation(image), None
         if decode:
             # Decoding a JPEG at an eighth of its size still reads every byte, so it finds a truncated file at a third
             # of the cost.
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
-            black = image.mode.startswith("I") and 0 < image.getextrema()[1] < 256
+            peak = int(np.asarray(image).max()) if image.mode.startswith("I") else None
     with open_image(sample.mask) as mask:
         check_mask_mode(mask, sample.mask)
-        mask_size, turned = upright_size(mask), exif_orientation(mask) != orientation
-    check_same_size(sample.image, size, sample.mask, mask_size, orientations_differ=turned)
+        mask_size, mask_orientation = upright_size(mask), exif_orientation(mask)
+    differ = orientation != mask_orientation
+    check_same_size(sample.image, size, sample.mask, mask_size, orientations_differ=differ)
+    is_square = size[0] == size[1]
+    turned = differ and (is_square or (orientation in QUARTER_TURNS) == (mask_orientation in QUARTER_TURNS))
     if not decode:
         return _Inspection(size, turned)
-    return _Inspection(size, turned, black, _count_values(read_mask(sample.mask)))
+    return _Inspection(size, turned, peak, _count_values(read_mask(sample.mask)))
 
 
 def _unknown_values_error(masks: Sequence[Path], found: Counter[int], hierarchy: Hierarchy) -> DataError:

@@ -77,12 +77,12 @@ def convert_masks(
 
 
 def values_of_colors(
-    labels: Mapping[int, str], colors: Mapping[str, Sequence[int]], ignored: Sequence[RGB], ignore: int
+    labels: Mapping[int, str | Sequence[str]], colors: Mapping[str, Sequence[int]], ignored: Sequence[RGB], ignore: int
 ) -> dict[RGB, int]:
     """Look up the label value of each color of a config's classes.
 
     Args:
-        labels: `classes.labels`, names by label value.
+        labels: `classes.labels`, names by label value. A list of names has no color.
         colors: `classes.colors`, RGB by name.
         ignored: More colors, for pixels to ignore.
         ignore: `classes.ignore`, the value of ignored pixels.
@@ -93,7 +93,7 @@ def values_of_colors(
     Raises:
         UsageError: When no label has a color, or two values have the same one.
     """
-    pairs = [(tuple(colors[name]), value) for value, name in labels.items() if name in colors]
+    pairs = [(tuple(colors[name]), value) for value, name in labels.items() if isinstance(name, str) and name in colors]
     pairs += [(color, ignore) for color in ignored]
     values: dict[RGB, int] = {}
     for color, value in pairs:

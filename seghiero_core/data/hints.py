@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,62 +30,84 @@ def unknown_values_hint(found: Mapping[int, int], unknown: Mapping[int, int], hi
     Returns:
         One or two sentences.
     """
-    names = {value: hierarchy.nodes[node] for value, node in hierarchy.values.items()}
-    count = len(names)
-    if set(unknown) == {count} and set(names) == set(range(count)):
-        from_one = f"labels: {labels_as_yaml({value + 1: name for value, name in names.items()})}"
+    values = hierarchy.values
+    count = len(values)
+    if set(unknown) == {count} and set(values) == set(range(count)):
+        shifted = {value + 1: label for value, label in values.items()}
+        from_one = f"labels: {labels_as_yaml(shifted, hierarchy)}"
         if not found.get(0):
             return f"The values start at 1, the labels at 0: write {from_one}."
         return f"If 0 means unlabeled, write {from_one} and ignore: 0. Otherwise add the label of {count}."
+    add = "add them to classes.labels, or set classes.ignore to the value of pixels to ignore."
     if len(unknown) > _MANY_VALUES:
         return (
-            "So many different values come from JPEG compression, interpolation or a picture; export masks of label "
-            "values as PNG, without interpolation."
+            "So many different values may come from JPEG compression, interpolation or a picture; if so, export masks "
+            f"of label values as PNG, without interpolation. Otherwise {add}"
         )
-    return "Add them to classes.labels, or set classes.ignore to the value of pixels to ignore."
+    return add.capitalize()
 
 
-def labels_as_yaml(labels: Mapping[int, str]) -> str:
-    """Write the start of `classes.labels` as YAML.
+def labels_as_yaml(values: Mapping[int, int], hierarchy: Hierarchy, changed: int | None = None) -> str:
+    """Write `classes.labels` as YAML.
 
     Args:
-        labels: Names by mask value.
+        values: Labels by mask value, as in `hierarchy.values`.
+        hierarchy: The class tree.
+        changed: A mask value to show in any case.
 
     Returns:
-        For example "{0: sky, 1: road}"; of long lists the first six and "...".
+        For example "{0: sky, 1: road}"; of many labels the first six, `changed`, and "..." for the others.
     """
-    shown = dict(sorted(labels.items())[:_LABELS_SHOWN])
-    text = yaml.safe_dump(shown, default_flow_style=True, allow_unicode=True, width=10_000, sort_keys=False).strip()
-    return text if len(labels) <= _LABELS_SHOWN else f"{text[:-1]}, ...}}"
+    shown: list[str] = []
+    for position, value in enumerate(sorted(values)):
+        if position < _LABELS_SHOWN or value == changed:
+            entry = {value: _label_as_written(values[value], hierarchy)}
+            text = yaml.safe_dump(entry, default_flow_style=True, allow_unicode=True, width=10_000)
+            shown.append(text.strip()[1:-1])
+        elif shown[-1] != "...":
+            shown.append("...")
+    return f"{{{', '.join(shown)}}}"
 
 
-def look_swapped(images: Sequence[Path], masks: Sequence[Path]) -> bool:
+def look_swapped(images: Sequence[Path], masks: Sequence[Path], known: Collection[int] | None = None) -> bool:
     """Check whether images look like masks, and masks like color pictures.
 
     Args:
         images: What should be images; up to three are decoded.
         masks: What should be masks; likewise.
+        known: The values that masks may have. Default: any.
 
     Returns:
-        True where every image has one channel with few values, and every mask has several channels with many colors.
+        True where every image has one channel with few values, all of them known, and every mask has several channels
+        with many colors.
     """
     if not images or not masks:
         return False
     try:
-        return all(_looks_like_mask(path) for path in _some(images)) and all(
+        return all(_looks_like_mask(path, known) for path in _some(images)) and all(
             _looks_like_picture(path) for path in _some(masks)
         )
     except DataError:
         return False
 
 
+def _label_as_written(label: int, hierarchy: Hierarchy) -> str | list[str]:
+    """The name of a label, or the names of a set, as `classes.labels` has them."""
+    if label < len(hierarchy):
+        return hierarchy.nodes[label]
+    return [hierarchy.leaves[leaf] for leaf in hierarchy.sets[label - len(hierarchy)]]
+
+
 def _some(paths: Sequence[Path]) -> Sequence[Path]:
     return paths[:: max(1, len(paths) // 3)][:3]
 
 
-def _looks_like_mask(path: Path) -> bool:
+def _looks_like_mask(path: Path, known: Collection[int] | None) -> bool:
     with open_image(path) as image:
-        return image.mode in _ONE_CHANNEL and len(np.unique(np.asarray(image))) <= _FEW_COLORS
+        if image.mode not in _ONE_CHANNEL or image.mode == "1":  # 1-bit images may be scanned documents
+            return False
+        values = np.unique(np.asarray(image))
+        return len(values) <= _FEW_COLORS and (known is None or set(values.tolist()) <= set(known))
 
 
 def _looks_like_picture(path: Path) -> bool:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from seghiero_core.data.faults import FileError
 from seghiero_core.data.orientation import turn_upright
 from seghiero_core.errors import DataError, shorten
 from seghiero_core.hierarchy.tree import Hierarchy
 
+_TIFF_BITS_PER_SAMPLE = 258
 _MASK_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 
 
@@ -43,12 +44,19 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         ) from error
     except Exception as error:  # Pillow's decoders raise nearly every exception type on a damaged file
         reason = str(error).replace(f" {str(path)!r}", "")
+        if isinstance(error, UnidentifiedImageError) and path.suffix.lower() in (".tif", ".tiff") and _is_tiff(path):
+            reason = "Pillow can't read this kind of TIFF, such as float or 4-band pixels; save it as 8-bit RGB"
         raise FileError(
             f"{path} can't be read ({reason}). Replace the file, or remove it and its pair.",
             path,
             many="{count} files can't be read: {files}. Replace them, or remove them and their pairs.",
             detail=reason,
         ) from error
+
+
+def _is_tiff(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*")
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -83,8 +91,7 @@ def check_image_mode(image: Image.Image, path: Path) -> None:
     Raises:
         DataError: When the image has such pixels.
     """
-    # Pillow opens 16-bit PGM files as 32-bit images, scaled to 0..65535.
-    if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+    if image.mode == "F" or (image.mode == "I" and not _is_16_bit(image)):
         pixels = "floating-point" if image.mode == "F" else "32-bit"
         raise FileError(
             f"{path} has {pixels} pixels, whose range is unknown; convert it to 8 bits per channel, or to 16-bit gray.",
@@ -92,6 +99,13 @@ def check_image_mode(image: Image.Image, path: Path) -> None:
             many=f"{{count}} images have {pixels} pixels, whose range is unknown: {{files}}. Convert them to 8 bits "
             "per channel, or to 16-bit gray.",
         )
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    """Whether Pillow opened a 16-bit file as a 32-bit image: PGM, which it scales to 0..65535, or signed TIFF."""
+    if image.format == "TIFF":
+        return image.tag_v2.get(_TIFF_BITS_PER_SAMPLE) == (16,)
+    return image.format == "PPM"
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:

@@ -107,17 +107,17 @@ def preview(config: Config, split: str, count: int, *, augmented: bool) -> Image
 def _split_stats(found: Audit, hierarchy: Hierarchy) -> dict[str, Any]:
     labelled = max(1, int(found.pixels.sum()))
     labels = []
-    for value, node in sorted(hierarchy.values.items()):
-        pixels = int(found.pixels[node])
-        labels.append({"value": value, "name": hierarchy.nodes[node], "pixels": pixels, "share": pixels / labelled})
+    for value, label in sorted(hierarchy.values.items()):
+        pixels, name = int(found.pixels[label]), hierarchy.label_name(label)
+        labels.append({"value": value, "name": name, "pixels": pixels, "share": pixels / labelled})
     levels = []
     for number, level in enumerate(hierarchy.levels):
-        class_of_node = hierarchy.node_to_level[number]
+        class_of_label = hierarchy.label_to_level[number]
         classes = []
         for position, name in enumerate(hierarchy.level_names(number)):
-            pixels = int(found.pixels[class_of_node == position].sum())
+            pixels = int(found.pixels[class_of_label == position].sum())
             classes.append({"name": name, "pixels": pixels, "share": pixels / labelled})
-        unlabelled = int(found.pixels[class_of_node < 0].sum()) / labelled
+        unlabelled = int(found.pixels[class_of_label < 0].sum()) / labelled
         levels.append({"name": level.name, "unlabelled": unlabelled, "classes": classes})
     sizes = sorted(found.sizes.items(), key=lambda entry: -entry[1])
     return {

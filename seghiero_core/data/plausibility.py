@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from seghiero_core.data.samples import Sample
 from seghiero_core.hierarchy.tree import Hierarchy
 
 _MUCH_IGNORED = 0.1
-_LARGEST_UINT8 = 255
+_DARK = 2**14  # a quarter of 16 bits: data of up to 14 bits, which should have been scaled
 _SCALES = 99  # at which the padding is averaged
 
 
@@ -28,7 +28,10 @@ def data_warnings(config: Config, audits: Mapping[str, Audit]) -> dict[str, list
     Returns:
         The warnings of every split, each one line.
     """
-    warnings = {split: _split_warnings(found, config.hierarchy) for split, found in audits.items()}
+    hierarchy = config.hierarchy
+    pixels = sum(found.pixels for found in audits.values())
+    absent = [value for value, label in hierarchy.values.items() if not pixels[label]]
+    warnings = {split: _split_warnings(found, absent, hierarchy) for split, found in audits.items()}
     if "train" in audits:
         warnings["train"] += _crop_warnings(audits["train"], config.transform)
         for split in [split for split in audits if split != "train"]:
@@ -36,41 +39,44 @@ def data_warnings(config: Config, audits: Mapping[str, Audit]) -> dict[str, list
     return warnings
 
 
-def _split_warnings(found: Audit, hierarchy: Hierarchy) -> list[str]:
-    warnings = _ignored_warnings(found, hierarchy)
+def _split_warnings(found: Audit, absent: Sequence[int], hierarchy: Hierarchy) -> list[str]:
+    warnings = _ignored_warnings(found, absent, hierarchy)
     if found.turned:
         warnings.append(
             f"image and mask have different EXIF orientations ({len(found.turned)} of {len(found.samples)} pairs): "
             f"{name_files(found.turned)}. Each is rotated by its own tag; check with `seghiero data preview` that they "
             "fit."
         )
-    if found.black:
+    if found.peaks and (brightest := max(found.peaks.values())) < _DARK:
         warnings.append(
-            f"16-bit images without a value above 255 become black ({len(found.black)} of {len(found.samples)}): "
-            f"{name_files(found.black)}. Convert them to 8 bits."
+            f"16-bit images have no value above {brightest} of 65535 ({len(found.peaks)} of {len(found.samples)}): "
+            f"{name_files([*found.peaks])}. They are read by their high byte and become almost black. Scale them to "
+            "the full range, or convert them to 8 bits."
         )
     return warnings
 
 
-def _ignored_warnings(found: Audit, hierarchy: Hierarchy) -> list[str]:
-    """Whether the ignore value is probably the value of a label, such as 255 in binary masks of 0 and 255."""
+def _ignored_warnings(found: Audit, absent: Sequence[int], hierarchy: Hierarchy) -> list[str]:
+    """Whether the ignore value is probably the value of a label, such as 255 in binary masks of 0 and 255.
+
+    `absent` are the values of the labels without a pixel in any split: one that only this split lacks is just rare.
+    """
     labeled = int(found.pixels.sum())
     if not found.ignored:
         return []
     if not labeled:
         return [f"every pixel is ignored: all masks hold only {hierarchy.ignore}, the value of classes.ignore."]
-    absent = [value for value, node in hierarchy.values.items() if not found.pixels[node]]
     share = found.ignored / (labeled + found.ignored)
     if len(absent) != 1 or (len(hierarchy.values) > 2 and share < _MUCH_IGNORED):
         return []
-    names = {value: hierarchy.nodes[node] for value, node in hierarchy.values.items()}
-    name = names.pop(absent[0])
-    names[hierarchy.ignore] = name
-    unused = max(value for value in range(_LARGEST_UINT8 + 1) if value not in names)
+    values = dict(hierarchy.values)
+    label = values.pop(absent[0])
+    values[hierarchy.ignore] = label
+    name, written = hierarchy.label_name(label), labels_as_yaml(values, hierarchy, changed=hierarchy.ignore)
+    unused = next(value for value in (*range(255, -1, -1), *range(65535, 255, -1)) if value not in values)
     return [
         f"no pixel has the label '{name}', and {100 * share:.3g} % of the pixels are ignored (value "
-        f"{hierarchy.ignore}). If {hierarchy.ignore} means {name}, write labels: {labels_as_yaml(names)} and "
-        f"ignore: {unused}."
+        f"{hierarchy.ignore}). If {hierarchy.ignore} means {name}, write labels: {written} and ignore: {unused}."
     ]
 
 

@@ -13,10 +13,10 @@ from seghiero_core.data.faults import name_files
 from seghiero_core.data.hints import look_swapped
 from seghiero_core.errors import DataError, UsageError, shorten
 
-IMAGE_EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".jp2", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".ppm", ".pgm"}
-)
-"""Of an animation, the first frame is read."""
+IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+"""Images of a data set. GIF files beside them are masks or previews."""
+PREDICTED_EXTENSIONS = IMAGE_EXTENSIONS | {".jfif", ".jp2", ".gif", ".avif"}
+"""Images to predict. Of an animation, the first frame is read."""
 MASK_EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm"})
 """Lossless formats only: JPEG changes label values."""
 
@@ -174,8 +174,8 @@ def _by_stem(folder: Path, extensions: frozenset[str], suffix: str, key: str, ki
         split = key.split(".")[1]
         raise DataError(
             f"{key}: {folder} {problem}. Write `{split}: {{images: FOLDER, masks: FOLDER}}`, or `{split}: FOLDER` for "
-            "a folder that holds images/ and masks/, with paths relative to dataset.root, which is relative to the "
-            "YAML file."
+            "a folder that holds images/ and masks/. In the YAML file, these paths are relative to dataset.root, "
+            "which is relative to the file."
         )
     found: dict[str, Path] = {}
     skipped = 0

@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from PIL.PngImagePlugin import PngImageFile
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from seghiero_core.data.images import read_image, read_mask, read_target
 from seghiero_core.data.orientation import exif_orientation, upright_size
 from seghiero_core.errors import DataError
 from seghiero_core.hierarchy.tree import IGNORE_INDEX
-from support.exif import move_exif_after_pixels, save_turned
+from support.exif import move_after_pixels, save_turned
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -112,7 +112,7 @@ def test_exif_orientation_turns_the_mask_upright(tmp_path, orientation, mode, ex
 def test_the_orientation_of_a_png_is_read_without_decoding_it(tmp_path, monkeypatch):
     save_turned(RGB, tmp_path / "before.png", 6)
     save_turned(RGB, tmp_path / "after.png", 6)
-    move_exif_after_pixels(tmp_path / "after.png")
+    move_after_pixels(tmp_path / "after.png")
     assert np.array_equal(read_image(tmp_path / "after.png"), RGB)
     Image.fromarray(RGB).save(tmp_path / "none.png")
     with Image.open(tmp_path / "after.png") as image:
@@ -123,11 +123,48 @@ def test_the_orientation_of_a_png_is_read_without_decoding_it(tmp_path, monkeypa
             assert exif_orientation(image) == orientation
 
 
+@pytest.mark.parametrize(
+    ("keyword", "text", "orientation"),
+    [
+        ("date:create", "2020", 1),
+        (
+            "Raw profile type exif",
+            "\nexif\n26\n" + "4d4d002a00000008" + "0001" + "011200030000000100060000" + "00000000",
+            6,
+        ),
+        ("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>', 6),
+    ],
+    ids=["date", "exif", "xmp"],
+)
+def test_of_text_after_the_pixels_of_a_png_only_orientations_are_decoded(
+    tmp_path, monkeypatch, keyword, text, orientation
+):
+    info = PngInfo()
+    info.add_text(keyword, text)
+    path = saved(tmp_path, Image.fromarray(RGB), pnginfo=info)
+    move_after_pixels(path, b"tEXt")
+    decoded = []
+    load = PngImageFile.load
+    monkeypatch.setattr(PngImageFile, "load", lambda self: decoded.append(self.filename) or load(self))
+    with Image.open(path) as image:
+        assert exif_orientation(image) == orientation
+    assert bool(decoded) == (orientation != 1)
+
+
 @pytest.mark.parametrize(("dtype", "pixels"), [(np.float32, "floating-point"), (np.int32, "32-bit")])
 def test_images_of_unknown_range_are_refused(tmp_path, dtype, pixels):
     path = saved(tmp_path, Image.fromarray(GRAY.astype(dtype)), "a.tif")
     with pytest.raises(DataError, match=rf"a\.tif has {pixels} pixels, whose range is unknown; convert it to 8 bits"):
         read_image(path)
+
+
+def test_signed_16_bit_tiffs_are_read_although_pillow_opens_them_as_32_bit_images(tmp_path):
+    wide = GRAY.astype(np.uint16) * 128
+    signed = {339: 2}  # SampleFormat
+    path = saved(tmp_path, Image.frombytes("I;16", (9, 6), wide.astype("<u2").tobytes()), "a.tif", tiffinfo=signed)
+    with Image.open(path) as image:
+        assert image.mode == "I"
+    assert np.array_equal(read_image(path), np.repeat(GRAY[..., None] // 2, 3, axis=2))
 
 
 @pytest.mark.parametrize(("mode", "extension"), [("1", "png"), ("LA", "png"), ("LAB", "tif"), ("YCbCr", "tif")])
@@ -208,3 +245,17 @@ def test_unknown_label_is_named(tmp_path, ragged, dtype, value):
     path = saved(tmp_path, Image.fromarray(np.array([[0, value, 255, value]], dtype=dtype)), "a.tif")
     with pytest.raises(DataError, match=rf"a\.tif has values that are not labels: {value} \(2 px\)\. Add them"):
         read_target(path, ragged)
+
+
+def test_a_tiff_that_pillow_cannot_read_is_not_called_damaged(tmp_path):
+    path = tmp_path / "a.tif"
+    Image.new("RGB", (4, 3)).save(path)
+    data = path.read_bytes()
+    bits = data.index((258).to_bytes(2, "little") + (3).to_bytes(2, "little"))  # BitsPerSample: 3 shorts elsewhere
+    place = int.from_bytes(data[bits + 8 : bits + 12], "little")
+    path.write_bytes(data[:place] + (32).to_bytes(2, "little") * 3 + data[place + 6 :])
+    with pytest.raises(DataError, match="this kind of TIFF, such as float or 4-band pixels; save it as 8-bit RGB"):
+        read_image(path)
+    path.write_bytes(b"not a TIFF at all")
+    with pytest.raises(DataError, match="cannot identify image file"):
+        read_image(path)

@@ -50,6 +50,38 @@ def test_an_ignore_value_that_is_probably_a_label(pixels, labels, ignore, expect
     assert set(Hierarchy.from_config(section).leaves) == set(labels.values() if isinstance(labels, dict) else labels)
 
 
+def test_the_changed_label_is_shown_whatever_its_value():
+    names = [f"c{i}" for i in range(300)]
+    (text,) = warnings_of(found([9] * 16 + [0, 9, 9], ignored=99), names[:19])["train"]
+    assert text.endswith("labels: {0: c0, 1: c1, 2: c2, 3: c3, 4: c4, 5: c5, ..., 255: c16} and ignore: 254.")
+    (text,) = warnings_of(found([0] + [9] * 18, ignored=99), {2 * i: name for i, name in enumerate(names[:19])}, 19)[
+        "train"
+    ]
+    assert text.endswith("labels: {2: c1, 4: c2, 6: c3, 8: c4, 10: c5, 12: c6, ..., 19: c0, ...} and ignore: 255.")
+
+
+def test_labels_that_are_sets_are_written_as_lists():
+    labels = {0: "sky", 1: "a", 2: "b", 3: ["a", "b"], 4: "c"}
+    (text,) = warnings_of(found((9, 9, 9, 0, 9), ignored=99), labels)["train"]
+    assert text.endswith("labels: {0: sky, 1: a, 2: b, 3: [a, b], 255: c} and ignore: 254.")
+
+
+def test_16_bit_labels_with_an_ignore_value_that_is_probably_one_of_them():
+    names = [f"c{i}" for i in range(300)]
+    (text,) = warnings_of(found([9] * 280 + [0] + [9] * 19, ignored=999), names, 65535)["train"]
+    assert text.endswith("..., 65535: c280} and ignore: 65534.")
+
+
+@pytest.mark.parametrize(("labels", "ignore"), [(["a", "b"], 255), ({1: "a", 2: "b"}, 0), (["a", "b", "c"], 255)])
+def test_labels_that_only_one_split_lacks_are_no_reason_to_doubt_the_ignore_value(labels, ignore):
+    common = (9,) * (len(labels) - 1)
+    lacking, complete = found((*common, 0), ignored=99), found((*common, 1), ignored=99, folder="y")
+    assert warnings_of(lacking, labels, ignore, val=complete) == {"train": [], "val": []}
+    assert warnings_of(complete, labels, ignore, val=lacking) == {"train": [], "val": []}
+    both = warnings_of(lacking, labels, ignore, val=found((*common, 0), ignored=99, folder="y"))
+    assert [len(texts) for texts in both.values()] == [1, 1]
+
+
 def test_masks_without_a_label():
     (text,) = warnings_of(found((0, 0), ignored=9))["train"]
     assert text == "every pixel is ignored: all masks hold only 255, the value of classes.ignore."
@@ -57,11 +89,15 @@ def test_masks_without_a_label():
 
 def test_what_the_audit_recorded():
     paths = tuple(Path("images", f"{i}.png") for i in range(5))
-    turned, black = warnings_of(found(names=paths, turned=paths, black=paths[:1]))["train"]
+    peaks = dict(zip(paths, (4095, 17, 0), strict=False))
+    turned, dark = warnings_of(found(names=paths, turned=paths, peaks=peaks))["train"]
     assert turned.startswith(
         "image and mask have different EXIF orientations (5 of 5 pairs): 0.png, 1.png, 2.png and 2 more in images."
     )
-    assert black.startswith("16-bit images without a value above 255 become black (1 of 5): 0.png in images.")
+    assert dark.startswith(
+        "16-bit images have no value above 4095 of 65535 (3 of 5): 0.png, 1.png, 2.png in images. They are read by"
+    )
+    assert warnings_of(found(names=paths, peaks=peaks | {paths[3]: 40_000}))["train"] == []
 
 
 def test_the_same_images_in_two_splits(tmp_path):

@@ -50,6 +50,15 @@ def test_links_are_followed_and_may_loop(tmp_path, folders):
     assert [s.image.name for s in find_samples(folders)] == ["a.jpg"]
 
 
+@pytest.mark.parametrize("suffix", ["", "_mask"])
+def test_gif_masks_beside_their_images(tmp_path, suffix):
+    """Carvana publishes its masks as GIF; images are of other types, so that one folder can hold both."""
+    touch(tmp_path, "0.jpg", f"0{suffix}.gif", "1.jpg", f"1{suffix}.gif", "preview.gif")
+    pairs = find_samples(SimpleNamespace(images=tmp_path, masks=tmp_path), mask_suffix=suffix)
+    expected = [("0.jpg", f"0{suffix}.gif"), ("1.jpg", f"1{suffix}.gif")]
+    assert [(pair.image.name, pair.mask.name) for pair in pairs] == expected
+
+
 def test_missing_folder(tmp_path, folders):
     split = SimpleNamespace(images=folders.images, masks=tmp_path / "nowhere")
     touch(folders.images, "a.jpg")

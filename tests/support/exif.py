@@ -29,14 +29,14 @@ def save_turned(upright: np.ndarray | Image.Image, path: Path, orientation: int,
     image.save(path, exif=exif, **options)
 
 
-def move_exif_after_pixels(path: Path) -> None:
-    """Move the eXIf chunk of a PNG to its end, where the standard allows it, too."""
+def move_after_pixels(path: Path, kind: bytes = b"eXIf") -> None:
+    """Move the only chunk of this kind in a PNG to its end, where the standard allows EXIF and text, too."""
     content = path.read_bytes()
     chunks, start = [], 8
     while start < len(content):
         length = 12 + int.from_bytes(content[start : start + 4], "big")
         chunks.append(content[start : start + length])
         start += length
-    (exif,) = (chunk for chunk in chunks if chunk[4:8] == b"eXIf")
-    others = [chunk for chunk in chunks if chunk is not exif]
-    path.write_bytes(content[:8] + b"".join([*others[:-1], exif, others[-1]]))
+    (moved,) = (chunk for chunk in chunks if chunk[4:8] == kind)
+    others = [chunk for chunk in chunks if chunk is not moved]
+    path.write_bytes(content[:8] + b"".join([*others[:-1], moved, others[-1]]))
