@@ -22,6 +22,7 @@ from seghiero_cli.commands import (
     list_backbones,
     list_heads,
     predict,
+    pseudo_label,
     scaffold,
     train,
     weights,
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.command("train", cls=train.TrainCommand, epilog=train.EXAMPLE)(train.train)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("predict", epilog=predict.EXAMPLE)(predict.predict)
+app.command("pseudo-label", epilog=pseudo_label.EXAMPLE)(pseudo_label.pseudo_label)
 app.command("export", epilog=export.EXAMPLE)(export.export)
 app.command("list-backbones", epilog=list_backbones.EXAMPLE)(list_backbones.list_backbones)
 app.command("list-heads", epilog=list_heads.EXAMPLE)(list_heads.list_heads)

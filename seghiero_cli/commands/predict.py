@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,9 +60,9 @@ def predict(
     from seghiero_core.errors import DataError
     from seghiero_core.predict.files import find_jobs, predict_files
     from seghiero_core.predict.loading import load
-    from seghiero_core.predict.writer import check_legend, write_legend
+    from seghiero_core.predict.writer import PredictionOutputs, check_legend, write_legend
 
-    jobs = find_jobs(inputs, out, _print_skipped)
+    jobs = find_jobs(inputs, out, print_skipped)
     check_legend(out)
     names = [name for name in tta.split(",") if name]
     predictor = load(
@@ -80,9 +80,8 @@ def predict(
     failed: list[str] = []
     done = skipped = 0
     with Progress() as progress:
-        for result in predict_files(
-            predictor, jobs, probabilities=probabilities, skip_existing=skip_existing, max_pixels=max_pixels
-        ):
+        outputs = PredictionOutputs(predictor.hierarchy, predictor.undecided, probabilities)
+        for result in predict_files(predictor, jobs, outputs, skip_existing=skip_existing, max_pixels=max_pixels):
             skipped += result.skipped
             if result.error is not None:
                 failed.append(result.error)
@@ -105,7 +104,8 @@ def predict(
         raise DataError(f"{len(failed)} of {console.plural(len(jobs), 'image')} failed:\n  " + "\n  ".join(failed))
 
 
-def _print_skipped(event) -> None:
+def print_skipped(event: dict[str, Any]) -> None:
+    """Say which files of a folder were not images; for `find_jobs`."""
     files = event["files"]
     kinds = shorten([f"{count} {suffix or 'without an extension'}" for suffix, count in files.items()], 5)
     console.note(f"{event['folder']}: skipped {console.plural(sum(files.values()), 'file')} of other types ({kinds})")

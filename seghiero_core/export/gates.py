@@ -56,7 +56,7 @@ def check_parity(
         int8 also "miou_fp32", "miou_int8" and "miou_images".
 
     Raises:
-        DataError: The validation masks have no labeled pixel to judge an int8 file by.
+        DataError: The network's mIoU on the validation masks is 0 or undefined, so it can't judge an int8 file.
         CheckFailed: The file doesn't pass the gate of its precision.
     """
     images, sizes, source = parity_images(checkpoint)
@@ -100,11 +100,15 @@ def _check_int8(runner: Runner, model: DecodedModel, checkpoint: Checkpoint, dty
             full.update(model.decode(model(torch.from_numpy(image))[0]), target)
             quantized.update(model.decode(torch.from_numpy(runner(image)["logits"])), target)
     before, after = (metrics.compute()["levels"][0]["miou"] for metrics in (full, quantized))
-    if before is None:
+    if not before:
+        reason = (
+            f"none of the {len(samples)} validation masks has a pixel labeled with a leaf"
+            if before is None
+            else f"the network itself reaches 0.00 points on the {len(samples)} validation images"
+        )
         raise DataError(
-            f"--int8 is checked by leaf mIoU on the run's validation images, and none of the {len(samples)} validation "
-            "masks has a pixel labeled with a leaf: nothing was compared or written. Label some validation images, or "
-            "export without --int8."
+            f"--int8 is checked by leaf mIoU on the run's validation images, and {reason}: nothing was compared or "
+            "written. Use validation images whose labels the network predicts, or export without --int8."
         )
     if before - after > INT8_GATE:
         raise CheckFailed(

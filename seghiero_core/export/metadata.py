@@ -36,7 +36,7 @@ METADATA_KEYS = tuple(_TYPES)
 """The keys of the metadata. Each holds one JSON document:
 
 - `description`: what the file takes and gives, as text.
-- `labels`: {mask value: class name}.
+- `labels`: {mask value: class name, or a list of leaves for "one of these"}.
 - `tree`: the classes, nested as {name: {children}}.
 - `colors`: {class name: [r, g, b]}.
 - `ignore`: the mask value of ignored pixels.
@@ -67,7 +67,7 @@ def export_metadata(
     hierarchy = model.hierarchy
     return {
         "description": _describe(model, channels, options),
-        "labels": {str(value): hierarchy.nodes[node] for value, node in hierarchy.values.items()},
+        "labels": {str(value): _names(hierarchy, label) for value, label in hierarchy.values.items()},
         "tree": hierarchy.tree,
         "colors": {name: hierarchy.colors[i].tolist() for i, name in enumerate(hierarchy.nodes)},
         "ignore": hierarchy.ignore,
@@ -136,6 +136,7 @@ def read_metadata(model: onnx.ModelProto, path: Path) -> dict[str, Any]:
         if key in texts:
             try:
                 metadata[key] = json.loads(texts[key])
+                json.dumps(metadata[key], ensure_ascii=False).encode()  # fails for half of a surrogate pair
             except (ValueError, RecursionError) as error:
                 raise _wrong(path, f"'{key}' is not valid JSON ({error})") from None
             if type(metadata[key]) is not expected:
@@ -152,6 +153,12 @@ def read_metadata(model: onnx.ModelProto, path: Path) -> dict[str, Any]:
     except UsageError as error:
         raise _wrong(path, f"'decoding' can't be used ({str(error).rstrip('.')})") from None
     return metadata
+
+
+def _names(hierarchy: Hierarchy, label: int) -> str | list[str]:
+    if label < len(hierarchy):
+        return hierarchy.nodes[label]
+    return [hierarchy.nodes[leaf] for leaf in hierarchy.sets[label - len(hierarchy)]]
 
 
 def _levels(hierarchy: Hierarchy) -> list[dict[str, Any]]:
@@ -196,7 +203,9 @@ def _check_decoding(decoding: Mapping[str, Any], hierarchy: Hierarchy) -> None:
         # files from before thresholds existed lack "confidence"
         if not isinstance(decoding.get(key), expected) or isinstance(decoding.get(key), bool):
             raise UsageError(f"{key} is {short_repr(decoding.get(key))}")
-    pixel = torch.zeros(1).expand(1, max(decoding["channels"], 0), 1, 1)  # takes no memory, whatever the number
+    if decoding["channels"] not in (len(hierarchy.leaves), len(hierarchy)):
+        raise UsageError(f"channels is {short_repr(decoding['channels'])}")
+    pixel = torch.zeros(1, decoding["channels"], 1, 1)
     decode(pixel, hierarchy, decoding["mode"], decoding.get("confidence"), scores=decoding["scores"])
 
 

@@ -143,7 +143,7 @@ def with_logits(model: onnx.ModelProto, channels: int, *, only: bool) -> onnx.Mo
 
 
 def make_session(model: bytes, device: str = "cpu") -> onnxruntime.InferenceSession:
-    """Create an onnxruntime session that prints no warnings.
+    """Create an onnxruntime session that prints nothing; its errors are exceptions.
 
     Args:
         model: A serialized ONNX graph.
@@ -162,7 +162,7 @@ def make_session(model: bytes, device: str = "cpu") -> onnxruntime.InferenceSess
             raise DeviceError("this onnxruntime has no CUDA provider; use --device cpu, or install onnxruntime-gpu.")
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(number or 0)}))
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(model, options, providers=providers)
     if kind == "cuda" and "CUDAExecutionProvider" not in session.get_providers():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,10 @@ def default_path(folder: Path, options: ExportOptions) -> Path:
 
 
 def _check_out(out: Path, file_format: str) -> None:
-    """Refuse a name that tells of another format, and to replace what `seghiero export` didn't write."""
+    """Refuse a folder, a name that tells of another format, and to replace what `seghiero export` didn't write."""
     ending = f".{file_format}"
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; give a file in it, such as --out {out / f'model{ending}'}.")
     if out.suffix != ending:
         is_format = out.suffix.lower() in (".onnx", ".pt", ".pt2", ".pth")
         right = out.with_suffix(ending) if is_format else out.with_name(out.name + ending)
@@ -138,10 +141,12 @@ def _is_export(path: Path) -> bool:
             return onnx.load(path, load_external_data=False).producer_name == "seghiero"
         except DecodeError:
             return False
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith("/metadata.json")]
+            return any(b"seghiero_version" in archive.read(name) for name in names)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError):  # damaged, or with a password
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(b"seghiero_version" in archive.read(n) for n in archive.namelist() if n.endswith("/metadata.json"))
 
 
 def _onnx_graph(model: DecodedModel, checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProto:

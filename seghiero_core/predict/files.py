@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seghiero_core.data.samples import IMAGE_EXTENSIONS, files_below
+from seghiero_core.data.samples import PREDICTED_EXTENSIONS, files_below
 from seghiero_core.errors import DataError, UsageError
 from seghiero_core.events import Notify, ignore_events
 from seghiero_core.model.tiling import Picture
+from seghiero_core.predict.outputs import Outputs
 from seghiero_core.predict.picture import MAX_PIXELS, open_picture
 from seghiero_core.predict.predictor import Predictor
 from seghiero_core.predict.strip import Strip
-from seghiero_core.predict.writer import PredictionWriter, output_paths
 
 MAX_WAITING_WRITES = 4
 """Predicted images that may wait to be written, before the network waits for them."""
@@ -36,7 +36,7 @@ class Job:
 
     Attributes:
         image: The image file.
-        stem: Where its prediction goes, without an ending (see `output_paths`).
+        stem: Where its prediction goes, without an ending (see `Outputs.paths`).
     """
 
     image: Path
@@ -50,7 +50,7 @@ class FileResult:
     Attributes:
         image: The image file.
         ms: Time spent predicting, ms.
-        measures: What `PredictionWriter.commit` returned.
+        measures: What `OutputWriter.commit` returned.
         error: Why the image could not be read, or None.
         skipped: Whether its files existed already.
     """
@@ -93,11 +93,11 @@ def _images_of(given: str | Path, out: Path, notify: Notify) -> dict[Path, Path]
     path = Path(given)
     if path.is_dir():
         files = [file for file in files_below(path) if out.resolve() not in file.resolve().parents]
-        images = [file for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
-        if others := Counter(file.suffix.lower() for file in files if file.suffix.lower() not in IMAGE_EXTENSIONS):
+        images = [file for file in files if file.suffix.lower() in PREDICTED_EXTENSIONS]
+        if others := Counter(file.suffix.lower() for file in files if file.suffix.lower() not in PREDICTED_EXTENSIONS):
             notify({"event": "skipped", "folder": path, "files": dict(others.most_common())})
         if not images:
-            raise UsageError(f"{given} contains no images ({', '.join(sorted(IMAGE_EXTENSIONS))}).")
+            raise UsageError(f"{given} contains no images ({', '.join(sorted(PREDICTED_EXTENSIONS))}).")
         return {file: file.relative_to(path) for file in images}
     if path.exists():
         return {path: Path(path.name)}
@@ -122,8 +122,8 @@ def _folder_before_wildcards(pattern: Path) -> Path:
 def predict_files(
     predictor: Predictor,
     jobs: Sequence[Job],
+    outputs: Outputs,
     *,
-    probabilities: bool = False,
     skip_existing: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Iterator[FileResult]:
@@ -135,7 +135,7 @@ def predict_files(
     Args:
         predictor: The network.
         jobs: The images.
-        probabilities: Also write the scores of all classes.
+        outputs: What to write.
         skip_existing: Skip images whose files all exist.
         max_pixels: Refuse larger images.
 
@@ -144,8 +144,7 @@ def predict_files(
     """
 
     def open_job(job: Job) -> _Opened | FileResult:
-        paths = output_paths(job.stem, predictor.hierarchy, probabilities=probabilities)
-        if skip_existing and all(path.exists() for path in paths):
+        if skip_existing and all(path.exists() for path in outputs.paths(job.stem)):
             return FileResult(job.image, skipped=True)
         try:
             return _Opened(job, open_picture(job.image, max_pixels=max_pixels))
@@ -166,7 +165,7 @@ def predict_files(
                 yield from _finish(writing, 0)
                 yield first
             else:
-                yield from _predict(predictor, _next_batch(opened, predictor), probabilities, writer, writing)
+                yield from _predict(predictor, _next_batch(opened, predictor), outputs, writer, writing)
         yield from _finish(writing, 0)
     finally:
         reader.shutdown(cancel_futures=True)
@@ -200,7 +199,7 @@ def _next_batch(opened: deque[Future[_Opened | FileResult]], predictor: Predicto
 def _predict(
     predictor: Predictor,
     batch: list[_Opened],
-    probabilities: bool,
+    outputs: Outputs,
     writer: ThreadPoolExecutor,
     writing: deque[_Writing],
 ) -> Iterator[FileResult]:
@@ -208,9 +207,9 @@ def _predict(
     started = time.perf_counter()
     begun: list[_Writing] = []
     try:
-        for strips in predictor.strips([picture for _, picture in batch], scores=probabilities):
+        for strips in predictor.strips([picture for _, picture in batch], scores=outputs.scores):
             if not begun:  # only now is it known that the first rows can be read
-                begun = [_Writing(predictor, job, picture, probabilities, writer) for job, picture in batch]
+                begun = [_Writing(job, picture, outputs, writer) for job, picture in batch]
                 writing.extend(begun)
             for image, (_, picture), strip in zip(begun, batch, strips, strict=True):
                 image.write(strip, picture.crop(strip.top, strip.top + len(strip.ids[0]), 0, picture.width))
@@ -220,7 +219,7 @@ def _predict(
             writing.remove(image)
         if len(batch) > 1:  # find out which one it was
             for one in batch:
-                yield from _predict(predictor, [one], probabilities, writer, writing)
+                yield from _predict(predictor, [one], outputs, writer, writing)
             return
         yield from _finish(writing, 0)
         yield FileResult(batch[0].job.image, error=str(error))
@@ -242,20 +241,11 @@ def _finish(writing: deque[_Writing], leave: int) -> Iterator[FileResult]:
 class _Writing:
     """The files of one image, written by the writer's thread: a `write` per strip, then `commit`."""
 
-    def __init__(
-        self, predictor: Predictor, job: Job, picture: Picture, probabilities: bool, writer: ThreadPoolExecutor
-    ):
+    def __init__(self, job: Job, picture: Picture, outputs: Outputs, writer: ThreadPoolExecutor):
         self.image, self.writer = job.image, writer
         self.writes: deque[Future[None]] = deque()
         self.committed: Future[FileResult] | None = None
-        self.output = PredictionWriter(
-            job.stem,
-            predictor.hierarchy,
-            picture.height,
-            picture.width,
-            probabilities=probabilities,
-            undecided=predictor.undecided,
-        )
+        self.output = outputs.open(job.stem, picture.height, picture.width)
 
     def write(self, strip: Strip, rows: np.ndarray) -> None:
         """Queue a strip; waits until at most this one is left, so that few are held in memory."""

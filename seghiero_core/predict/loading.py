@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.decode_modes import Decoding, check_decoding
 from seghiero_core.devices import check_device
-from seghiero_core.errors import UsageError
+from seghiero_core.errors import CheckpointError, SeghieroError, UsageError
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.model.tiling import ALIGNMENT, DEFAULT_OVERLAP, DEFAULT_TILE, Forward, align_up
 from seghiero_core.model.trained import load_trained
@@ -121,11 +122,16 @@ def _load_onnx(path: Path, device: str) -> _Loaded:
 
     model, metadata = read_export(path)
     decoding = metadata["decoding"]
-    session = make_session(with_logits(model, decoding["channels"], only=True).SerializeToString(), device)
+    with _onnxruntime_errors(path):
+        session = make_session(with_logits(model, decoding["channels"], only=True).SerializeToString(), device)
     dtype = np.uint8 if session.get_inputs()[0].type == "tensor(uint8)" else np.float32
 
     def forward(images: Tensor) -> Tensor:
-        (logits,) = session.run(["logits"], {"image": images.cpu().numpy().astype(dtype, copy=False)})
+        with _onnxruntime_errors(path):
+            (logits,) = session.run(["logits"], {"image": images.cpu().numpy().astype(dtype, copy=False)})
+        expected = (len(images), decoding["channels"], *images.shape[2:])
+        if logits.shape != expected:
+            raise CheckpointError(f"{path}: its logits have the shape {logits.shape}, not {expected}. Export it again.")
         return torch.from_numpy(logits)
 
     return _Loaded(
@@ -134,3 +140,17 @@ def _load_onnx(path: Path, device: str) -> _Loaded:
         Decoding(decoding["mode"], decoding.get("confidence")),  # files from before thresholds existed lack the key
         forward,
     )
+
+
+@contextmanager
+def _onnxruntime_errors(path: Path) -> Iterator[None]:
+    """Turn onnxruntime's exceptions, which have no common base class, into ours."""
+    try:
+        yield
+    except (SeghieroError, MemoryError):
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        if "alloc" in reason or "out of memory" in reason:
+            raise MemoryError(reason) from error
+        raise CheckpointError(f"{path} can't be run by onnxruntime ({reason}). Export it again.") from error

@@ -42,7 +42,7 @@ def open_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Picture:
         return _from_file(Path(source), max_pixels)
     if isinstance(source, Image.Image):
         check_image_mode(source, Path("the image"))
-        return _from_pillow(ImageOps.exif_transpose(source), "the image")
+        return _from_pillow(_upright_copy(source), "the image")
     return _from_array(source)
 
 
@@ -81,6 +81,17 @@ def _without_pillow_limit() -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _upright_copy(image: Image.Image) -> Image.Image:
+    """A copy for turning upright in place; the caller's image is at most decoded."""
+    if image.format != "TIFF":
+        return ImageOps.exif_transpose(image)
+    name, image.filename = image.filename, ""  # for the reason given in `turn_upright`
+    try:
+        return ImageOps.exif_transpose(image)
+    finally:
+        image.filename = name
 
 
 def _from_pillow(image: Image.Image, name: str) -> Picture:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seghiero_core.data.samples import IMAGE_EXTENSIONS
+from seghiero_core.data.samples import PREDICTED_EXTENSIONS
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.model.tiling import Picture
 from seghiero_core.predict.strip import Strip
@@ -69,7 +69,7 @@ class Prediction:
             UsageError: When the folder holds a classes.json of another kind.
         """
         stem = Path(path)
-        if stem.suffix.lower() in IMAGE_EXTENSIONS:
+        if stem.suffix.lower() in PREDICTED_EXTENSIONS:
             stem = stem.with_suffix("")
         check_legend(stem.parent)
         height, width = self.picture.height, self.picture.width

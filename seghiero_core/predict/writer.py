@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,45 @@ def blend(
             is_open = level_ids[level - 1] == undecided
             finest[is_open] = colors[level][level_ids[level][is_open]]
     return (image >> 1) + (finest >> 1)
+
+
+@dataclass(frozen=True)
+class PredictionOutputs:
+    """The masks, overlay and scores of every image, for `predict_files`.
+
+    Attributes:
+        hierarchy: The classes.
+        undecided: See `Predictor.undecided`.
+        scores: Whether to write the scores of all classes.
+    """
+
+    hierarchy: Hierarchy
+    undecided: int | None
+    scores: bool = False
+
+    def paths(self, stem: Path) -> list[Path]:
+        """List the files of an image.
+
+        Args:
+            stem: Their path without an ending.
+
+        Returns:
+            What `output_paths` returns.
+        """
+        return output_paths(stem, self.hierarchy, probabilities=self.scores)
+
+    def open(self, stem: Path, height: int, width: int) -> PredictionWriter:
+        """Begin the files of an image.
+
+        Args:
+            stem: Their path without an ending.
+            height, width: The size of the image, px.
+
+        Returns:
+            Their writer.
+        """
+        options = {"probabilities": self.scores, "undecided": self.undecided}
+        return PredictionWriter(stem, self.hierarchy, height, width, **options)
 
 
 class PredictionWriter:

@@ -89,6 +89,25 @@ def test_8_bit_of_masks_without_a_leaf(starter_folder, network, tmp_path, value)
         check_int8(runner, model, read_checkpoint(config.run_dir / "best"), "uint8")
 
 
+def test_8_bit_of_a_network_that_never_predicts_the_labels(starter_folder, network, tmp_path):
+    """Its mIoU is 0, and no file could lose any."""
+    shutil.copytree(starter_folder / "data", tmp_path / "data")
+    shutil.copy(starter_folder / "cfg.yaml", tmp_path / "cfg.yaml")
+    config = save_untrained(tmp_path / "cfg.yaml", TINY)
+    for mask in (tmp_path / "data" / "val" / "masks").iterdir():
+        Image.fromarray(np.zeros_like(np.asarray(Image.open(mask)))).save(mask)
+    model = network()
+    add_to_sky = torch.zeros(1, 9, 1, 1)
+    add_to_sky[:, 0] = -1e6
+    plain, model.forward = model.forward, lambda image: (plain(image)[0] + add_to_sky,)
+
+    def runner(images):
+        return {"logits": model(torch.from_numpy(images))[0].numpy()}
+
+    with pytest.raises(DataError, match=r"--int8 .* the network itself reaches 0\.00 points on the \d+ validation"):
+        check_int8(runner, model, read_checkpoint(config.run_dir / "best"), "uint8")
+
+
 def test_8_bit_that_loses_too_much_miou(starter_folder, tmp_path, monkeypatch):
     """The network's own masks as labels: its mIoU is 1, and that of an 8-bit file with a wrong weight far lower."""
     folder = tmp_path / "data"

@@ -96,6 +96,7 @@ def with_metadata(metadata: dict[str, str]) -> onnx.ModelProto:
         ("decoding", '{"mode": ["leaf"], "scores": "softmax", "channels": 5}'),
         ("decoding", '{"mode": "leaf", "scores": "softmax", "channels": "5"}'),
         ("decoding", '{"mode": "leaf", "scores": "softmax", "channels": 1000000000000}'),
+        ("decoding", f'{{"mode": "leaf", "scores": "softmax", "channels": {10**30}}}'),
         ("decoding", '{"mode": "leaf", "scores": ["softmax"], "channels": 5}'),
         ("decoding", '{"mode": "leaf", "scores": "softmax", "channels": 5, "confidence": "0.5"}'),
         ("decoding", '{"mode": "leaf", "scores": "softmax", "channels": 5, "confidence": NaN}'),
@@ -106,6 +107,13 @@ def test_a_wrong_value_names_its_key(metadata, key, value):
     with pytest.raises(UsageError, match=rf"^a\.onnx: .*\b{key}\b") as caught:
         read_metadata(with_metadata({**metadata, key: value}), Path("a.onnx"))
     assert "\n" not in str(caught.value) and "export" in str(caught.value)
+
+
+def test_a_name_that_no_file_can_hold(metadata):
+    """Half of a surrogate pair is valid in JSON, but has no UTF-8."""
+    named = {key: value.replace('"sky"', '"\\ud800"') for key, value in metadata.items()}
+    with pytest.raises(UsageError, match=r"^a\.onnx: .*'labels' is not valid JSON \('utf-8' codec can't encode"):
+        read_metadata(with_metadata(named), Path("a.onnx"))
 
 
 @pytest.mark.parametrize("key", ["labels", "tree", "colors", "ignore", "levels", "decoding", "seghiero_version"])

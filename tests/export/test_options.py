@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import zipfile
+from pathlib import Path
 
 import onnx
 import pytest
@@ -53,10 +55,27 @@ def test_only_an_export_is_replaced(run, tiny_run, tmp_path, flags):
         code, printed, err = run("export", tiny_run, *flags, "--out", path)
         assert code == 2 and printed == "" and f"{path} exists and was not written by `seghiero export`" in err
         assert path.read_bytes() == other
-    path.unlink()
-    path.mkdir()
-    code, _, err = run("export", tiny_run, *flags, "--out", path)
-    assert code == 2 and "exists and was not written" in err and path.is_dir()
+
+
+def test_a_damaged_archive_is_not_replaced(run, tiny_run, tmp_path):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a/metadata.json", "seghiero_version")
+    damaged = file.getvalue().replace(b"seghiero_version", b"seghiero_VERSION")  # another checksum
+    (tmp_path / "a.pt2").write_bytes(damaged)
+    code, _, err = run("export", tiny_run, "--pt2", "--out", tmp_path / "a.pt2")
+    assert code == 2 and "a.pt2 exists and was not written by `seghiero export`" in err
+    assert (tmp_path / "a.pt2").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("out", [".", "", "..", "/", "a.onnx"])
+def test_a_folder_is_not_a_file(run, tiny_run, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    Path("a.onnx").mkdir()
+    code, _, err = run("export", tiny_run, "--onnx", "--out", out)
+    assert code == 2 and err.endswith(
+        f"--out {Path(out)} is a folder; give a file in it, such as --out {Path(out) / 'model.onnx'}.\n"
+    )
 
 
 def other_file(flags: list[str]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from support.tiny import TINY, save_untrained
 def test_json_and_the_file(run_export, tmp_path):
     code, out, err = run_export("--json")
     row = json.loads(out)
-    assert code == 0 and err == ""
+    assert code == 0 and re.fullmatch(r"checkpoint: .*/best \(step-\d+\)\n", err)
     assert row["path"] == str(tmp_path / "out.onnx") and row["opset"] == 20 and row["parity_images"] == "validation"
     assert row["max_abs_error"] <= 1e-4 and row["argmax_agreement"] >= 0.9999 and row["max_abs_logit"] > 0.5
     model = onnx.load(row["path"])
@@ -150,7 +151,7 @@ def test_newest_run_is_named(run_export, tiny_run, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     shutil.copytree(tiny_run, tmp_path / "runs" / "tiny", symlinks=True)
     code, out, err = run_export("--json", checkpoint=None)
-    assert code == 0 and "using the newest run, runs/tiny/best" in err and json.loads(out)["path"]
+    assert code == 0 and "using the newest: runs/tiny/best (step-" in err and json.loads(out)["path"]
 
 
 def test_without_out_it_is_in_the_run(tiny_run):
@@ -205,5 +206,5 @@ def test_a_real_process_is_quiet(starter_folder, tmp_path):
     run = save_untrained(starter_folder / "cfg.yaml", overrides).run_dir
     command = [sys.executable, "-m", "seghiero_cli", "export", run, "--onnx", "--json", "--out", tmp_path / "a.onnx"]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0 and re.fullmatch(r"checkpoint: .*/best \(step-\d+\)\n", done.stderr)
     assert json.loads(done.stdout)["argmax_agreement"] >= GATES["fp32"].min_agreement

@@ -51,9 +51,12 @@ def test_orientation_of_an_uncompressed_gray_tiff(tmp_path, monkeypatch, orienta
     monkeypatch.setattr("seghiero_core.predict.picture.READ_AHEAD_PIXELS", read_ahead)
     gray = np.random.default_rng(4).integers(0, 256, (7, 11), dtype=np.uint8)
     save_turned(gray, tmp_path / "a.tif", orientation)
-    picture = open_picture(tmp_path / "a.tif")
-    assert (picture.height, picture.width) == (7, 11)
-    assert np.array_equal(picture.whole(), np.repeat(gray[..., None], 3, axis=2))
+    image = Image.open(tmp_path / "a.tif")
+    for source in (tmp_path / "a.tif", image):
+        picture = open_picture(source)
+        assert (picture.height, picture.width) == (7, 11)
+        assert np.array_equal(picture.whole(), np.repeat(gray[..., None], 3, axis=2))
+    assert image.filename == str(tmp_path / "a.tif")
 
 
 def test_every_kind_of_image_gives_the_same(tiny_run, photo, tmp_path):
