@@ -153,22 +153,23 @@ def _schema_fault(error: Any) -> Fault:
     if error["type"] == "missing":
         return _fault(key, "this key is required.")
     if error["type"] == "extra_forbidden":
-        known = _known_keys(key[:-1])
-        return _fault(key, f"unknown key.{unknown_key(key[-1], known)}")
+        return _fault(key, f"unknown key.{unknown_key(key, _known_keys(key[:-1]))}")
     inside = getattr(error.get("ctx", {}).get("error"), "key", ())  # where a validator found it
     if error["type"] == "invalid_key":  # not a string
         key = (*key[:-1], error["input"])
-        return _fault(key, f"unknown key.{unknown_key(key[-1], _known_keys(key[:-1]))}")
-    hint = _section_hint(key[0], error["input"]) if len(key) == 1 else ""
+        return _fault(key, f"unknown key.{unknown_key(key, _known_keys(key[:-1]))}")
+    hint = ""
+    if len(key) == 1 and error["type"] in ("dict_type", "model_type"):
+        hint = _section_hint(key[0], error["input"])
     return _fault((*key, *inside), _expectation(error) + hint)
 
 
 def _section_hint(section: Any, value: Any) -> str:
-    """What to write instead of what is no mapping."""
+    """What to write in place of a value that isn't a mapping."""
     if value is None:
-        return " Add keys below it, or remove the line."
+        return " Add keys below it."
     if section == "loss":
-        return loss_hint(str(value[0] if isinstance(value, list) and value else value))
+        return loss_hint(*map(str, value if isinstance(value, list) else [value]))
     if not isinstance(value, str):
         return ""
     if section in ("backbone", "head"):
@@ -179,15 +180,25 @@ def _section_hint(section: Any, value: Any) -> str:
 
 
 def _component_hint(section: str, registry: Registry, word: str) -> str:
-    """How a component is written; `word` may also be its variant, such as resnet50 or mit-b0."""
+    """How a component is written; `word` may also be its variant."""
+    if word in registry.names():
+        return f" Write `{section}: {{type: {word}}}`."
+    names = ", ".join(registry.names())
+    return _variant_hint(section, registry, word) or f" Write `{section}: {{type: NAME}}` with one of {names}."
+
+
+def _variant_hint(section: str, registry: Registry, word: str) -> str:
+    """How a variant such as resnet50, resnet-50 or mit-b0 is written; empty if `word` is none."""
+
+    def plain(text: str) -> str:
+        return text.lower().replace("-", "").replace("_", "")
+
     for name in registry.names():
         entry = registry.get(name)
         for variant in getattr(entry, "variants", ()):
-            if word == variant or word.replace("-", "").replace("_", "") == f"{name}{variant}":
+            if plain(word) in (plain(str(variant)), plain(f"{name}{variant}")):
                 return f" Write `{section}: {{type: {name}, {entry.selector}: {variant}}}`."
-        if word == name:
-            return f" Write `{section}: {{type: {name}}}`."
-    return f" Write `{section}: {{type: NAME}}` with one of {', '.join(registry.names())}."
+    return ""
 
 
 def _known_keys(section: Key) -> list[str]:
@@ -214,9 +225,11 @@ def _expectation(error: Any) -> str:
     elif kind == "less_than":
         expected = f"a number below {context['lt']:g}"
     elif kind == "less_than_equal":
-        expected = f"a number of at most {context['le']:g}"
+        expected = f"a number of at most {context['le']:.10g}"
     elif kind == "list_type" and isinstance(error["input"], str):
-        return f"expected a list, found {short_repr(error['input'])}; write [{error['input']}]."
+        is_one = len(error["input"].split()) == 1 or "," in error["input"]
+        advice = f"write [{error['input']}]" if is_one else "put it in brackets, with commas between the items"
+        return f"expected a list, found {short_repr(error['input'])}; {advice}."
     elif kind in _EXPECTED:
         expected = _EXPECTED[kind]
     else:  # a rarer kind, from the annotation of a component's option
@@ -237,7 +250,8 @@ def _component_faults(section: str, registry: Registry, options: Mapping[str, An
     try:
         entry: BackboneEntry | HeadEntry = registry.get(str(name))
     except UsageError as error:
-        yield _fault((section, "type"), str(error))
+        hint = _variant_hint(section, registry, str(name))
+        yield _fault((section, "type"), f"unknown {section} '{name}'.{hint}" if hint else str(error))
         return
     if isinstance(entry, BackboneEntry):
         try:
@@ -268,5 +282,5 @@ def _unknown_option(section: str, registry: Registry, name: str, key: str, known
         whole = f"{section}={{type: {name}}}"
         hint = f" It belongs to {', '.join(others)}: remove it, or replace the whole section ({whole})."
     else:
-        hint = unknown_key(key, sorted(known))
+        hint = unknown_key((section, key), sorted(known))
     return f"unknown key for {name}.{hint}"

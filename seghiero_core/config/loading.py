@@ -78,6 +78,12 @@ def override_config(config: Config, overrides: Sequence[str]) -> Config:
     places: dict[Key, str] = {}
     for override in overrides:
         _apply_override(data, places, override)
+    for split in ("train", "val", "test"):
+        if ("dataset", split) in places:
+            dataset[split] = _from_current_folder(dataset[split])
+        for kind in ("images", "masks"):
+            if ("dataset", split, kind) in places:
+                dataset[split][kind] = _from_current_folder(dataset[split][kind])
     return parse_config(data, Path("config.yaml"), places)
 
 
@@ -104,6 +110,9 @@ def parse_config(
     else:
         _skip_plugins(data.get("plugins"), path)
 
+    fields = Config.model_fields
+    # A section whose keys are all commented out has its defaults.
+    data = {key: v for key, v in data.items() if v is not None or key not in fields or fields[key].is_required()}
     data, preset_fault = _expand_classes(data)
     config, schema_faults = validate_schema(data)
     if preset_fault:
@@ -137,9 +146,10 @@ def _apply_override(data: dict[str, Any], places: dict[Key, str], override: str)
     value, _ = read_yaml(text, f"--set {name}")
     target = data
     for depth, key in enumerate(keys[:-1]):
-        if key not in target:
+        if target.get(key) is None:
             places[tuple(keys[: depth + 1])] = f"--set {override}"
-        target = target.setdefault(key, {})
+            target[key] = {}
+        target = target[key]
         if not isinstance(target, dict):
             raise UsageError(f"--set {override}: '{key}' is a single value and has no key '{keys[-1]}'.")
     target[keys[-1]] = value
@@ -187,9 +197,9 @@ def _expand_classes(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], Fault |
 def _resolve_paths(config: Config, path: Path) -> Config:
     """Make relative paths absolute, and name the run after the file unless it has a name."""
     folder = path.resolve().parent
-    root = folder / config.dataset.root
+    root = folder / config.dataset.root.expanduser()
     splits = {
-        name: SplitConfig(images=root / split.images, masks=root / split.masks)
+        name: SplitConfig(images=root / split.images.expanduser(), masks=root / split.masks.expanduser())
         for name in ("train", "val", "test")
         if (split := getattr(config.dataset, name))
     }
@@ -201,10 +211,17 @@ def _resolve_paths(config: Config, path: Path) -> Config:
             "backbone": backbone,
             "init_from": config.init_from and _absolute(folder, config.init_from),
             "dataset": config.dataset.model_copy(update={"root": root, **splits}),
-            "output": OutputConfig(dir=folder / config.output.dir, name=config.output.name or path.stem),
+            "output": OutputConfig(dir=folder / config.output.dir.expanduser(), name=config.output.name or path.stem),
             "plugins": [_absolute(folder, name) for name in config.plugins],
         }
     )
+
+
+def _from_current_folder(folders: Any) -> Any:
+    """A split's folders, or one of them, as absolute paths."""
+    if isinstance(folders, dict):
+        return {key: _from_current_folder(value) for key, value in folders.items()}
+    return str(Path.cwd() / Path(folders).expanduser()) if isinstance(folders, str) and folders else folders
 
 
 def _absolute(folder: Path, name: str) -> str:

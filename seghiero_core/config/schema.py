@@ -15,7 +15,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PositiveInt,
     field_validator,
     model_validator,
 )
@@ -92,20 +91,28 @@ def _range(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
-_Fraction = Annotated[float, Field(ge=0, le=1)]
-_PositiveFloat = Annotated[float, Field(gt=0)]
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):  # which Python counts as 0 or 1
+        raise _error("a number", value)
+    return value
+
+
+_Number = BeforeValidator(_number)
+_Fraction = Annotated[float, Field(ge=0, le=1), _Number]
+_PositiveFloat = Annotated[float, Field(gt=0), _Number]
+_PositiveInt = Annotated[int, Field(gt=0), _Number]
 
 
 class _Section(BaseModel):
     """A section of the YAML file. It is frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class _Component(BaseModel):
     """A section whose other keys are the options of the component that `type` names."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
 
 class SplitConfig(_Section):
@@ -146,9 +153,9 @@ class ClassesConfig(_Section):
     """
 
     preset: Annotated[None, Field(exclude=True)] = None
-    labels: Annotated[dict[int, str], BeforeValidator(check_labels)]
+    labels: Annotated[dict[int, str | list[str]], BeforeValidator(check_labels)]
     tree: Annotated[Any, BeforeValidator(check_tree)] = None
-    ignore: Annotated[int, Field(ge=0, le=LARGEST_VALUE)] = 255
+    ignore: Annotated[int, Field(ge=0, le=LARGEST_VALUE), _Number] = 255
     colors: Annotated[dict[str, list[int]] | None, BeforeValidator(check_colors)] = None
 
 
@@ -163,14 +170,16 @@ class HeadConfig(_Component):
     """`head`: its type, its width, and the type's own options."""
 
     type: str = "aspp"
-    proj_dim: PositiveInt | None = None
+    proj_dim: _PositiveInt | None = None
 
 
 class TransformConfig(_Section):
     """`transform`: how training images are augmented."""
 
-    size: Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_size)] = (512, 512)
-    scale: Annotated[tuple[float, float], BeforeValidator(_scale), AfterValidator(_range)] = (0.5, 2.0)
+    size: Annotated[tuple[_PositiveInt, _PositiveInt], BeforeValidator(_size)] = (512, 512)
+    scale: Annotated[
+        tuple[Annotated[float, _Number], Annotated[float, _Number]], BeforeValidator(_scale), AfterValidator(_range)
+    ] = (0.5, 2.0)
     flip: _Fraction = 0.5
     color_jitter: _Fraction = 0.3
 
@@ -179,34 +188,34 @@ class TrainingConfig(_Section):
     """`training`: the device, the optimizer, the schedule, and what is saved when."""
 
     device: Annotated[str, BeforeValidator(_device)] = "auto"
-    epochs: PositiveInt = 100
+    epochs: _PositiveInt = 100
     batch_size: Annotated[Any, BeforeValidator(_batch_size)] = 8
     val_batch_size: Annotated[Any, BeforeValidator(_batch_size)] = "auto"
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: _PositiveFloat = 1e-3
     backbone_lr: _PositiveFloat | None = None
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    layer_decay: Annotated[float, Field(gt=0, le=1), _Number] = 1.0
     freeze: Annotated[Any, BeforeValidator(_freeze)] = 0
     freeze_norm: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0), _Number] = 0.01
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     warmup: _Fraction = 0.05
-    power: Annotated[float, Field(ge=0)] = 0.9
-    gradient_accumulation: PositiveInt = 1
+    power: Annotated[float, Field(ge=0), _Number] = 0.9
+    gradient_accumulation: _PositiveInt = 1
     clip_norm: _PositiveFloat | None = None
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    max_bad_steps: PositiveInt = 10
+    ema: Annotated[float, Field(ge=0, lt=1), _Number] = 0.0
+    max_bad_steps: _PositiveInt = 10
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool = True
     compile: bool = False
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1), _Number] = 0
     workers: Annotated[Any, BeforeValidator(_workers)] = "auto"
-    validate_every: PositiveInt = 1
+    validate_every: _PositiveInt = 1
     monitor: str = "mean_miou"
-    early_stopping: PositiveInt | None = None
+    early_stopping: _PositiveInt | None = None
     save_every: Annotated[Any, BeforeValidator(_save_every)] = None
     trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
-    processes: PositiveInt | None = None
+    processes: _PositiveInt | None = None
 
     @field_validator("power")
     @classmethod

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 
 from seghiero_core.config.schema import Config
-from seghiero_core.errors import nearest
+from seghiero_core.hierarchy.yaml_reader import Key, dotted
 from seghiero_core.registry import BACKBONES, HEADS
 
 _MEANINGS = {
@@ -61,22 +61,24 @@ def find_keys(word: str) -> list[str]:
     return [key for key in keys if close and _last(key) == close[0]]
 
 
-def unknown_key(name: object, known: Iterable[str]) -> str:
+def unknown_key(key: Key, known: Iterable[str]) -> str:
     """Say which key is meant by an unknown one.
 
     Args:
-        name: The key that is unknown in its section.
+        key: The unknown key, with its section.
         known: The keys of the section.
 
     Returns:
         One or two sentences with a leading space: the key that is meant, or all keys of the section.
     """
-    known, word = list(known), str(name)
+    known, word = list(known), str(key[-1])
     found = find_keys(word)
-    meant = " or ".join(f"'{key}'" for key in found)
-    is_exact = word in _OTHER_WORDS or any(_last(key) == word for key in found)
-    if not is_exact and (hint := nearest(word, known)):
-        return hint
+    is_exact = word in _OTHER_WORDS or any(_last(each) == word for each in found)
+    if word == "name" and "type" in known:  # of a component; `output.name` is something else
+        found = [dotted((*key[:-1], "type"))]
+    elif not is_exact and (close := difflib.get_close_matches(word.lower(), known, n=1)):
+        found = [dotted((*key[:-1], close[0]))]
+    meant = " or ".join(f"'{each}'" for each in found)
     return f" Did you mean {meant}?" if found else f" Known: {', '.join(known)}."
 
 

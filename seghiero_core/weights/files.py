@@ -143,7 +143,8 @@ def _foreign_content(path: Path) -> str | None:
     """Recognize by its first bytes what can't be weights, or weights whose name says otherwise."""
     with path.open("rb") as file:
         start = file.read(64)
-    is_torch = start.startswith((b"PK\x03\x04", b"\x80"))  # a zip archive or a pickle
+    is_safetensors = start[8:9] == b"{"  # after the length of the header, whose first byte may be any
+    is_torch = not is_safetensors and start.startswith((b"PK\x03\x04", b"\x80"))  # a zip archive or a pickle
     if not start:
         return "the file is empty; get a new copy of it"
     if start.startswith(b"version https://git-lfs"):
@@ -152,7 +153,7 @@ def _foreign_content(path: Path) -> str | None:
         return "a web page, not weights; download the file itself"
     if path.suffix == ".safetensors":
         return "a PyTorch file with the wrong ending; rename it to .pth" if is_torch else None
-    if start[8:10] == b'{"':
+    if is_safetensors:
         return "a safetensors file with the wrong ending; rename it to .safetensors"
     return None if is_torch else "not a weights file; expected .safetensors or a state dict written by torch.save"
 

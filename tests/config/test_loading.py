@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from seghiero_core.config import suggestions
-from seghiero_core.config.loading import load_config
+from seghiero_core.config.loading import load_config, override_config
+from seghiero_core.config.schema import TrainingConfig
 from seghiero_core.errors import ConfigError, UsageError
 from support.processes import ENVIRONMENT
 
@@ -82,6 +84,18 @@ def test_an_override_without_its_section_names_the_whole_key(write, override, me
     assert str(caught.value) == f"--set {override}: unknown key '{name}'. Did you mean {meant}?"
 
 
+def test_folders_that_override_a_config_start_at_the_current_folder(write, tmp_path, monkeypatch):
+    config = load_config(write(GOOD))
+    monkeypatch.chdir(tmp_path.parent)
+    dataset = override_config(config, ["dataset.val.images=one/images", "dataset.test=two"]).dataset
+    assert dataset.val.images == tmp_path.parent / "one/images"
+    assert dataset.val.masks == tmp_path / "data/val/masks"
+    assert dataset.test.masks == tmp_path.parent / "two/masks"
+    dataset = override_config(config, ["dataset.val=three", "dataset.root=new"]).dataset
+    assert dataset.train.images == tmp_path.parent / "new/train/images"
+    assert dataset.val.images == tmp_path.parent / "three/images"
+
+
 def test_an_override_of_an_unknown_section_is_not_blamed_on_the_file(write):
     assert faults(write(GOOD), ["a.b=1"]).startswith("--set a.b=1: a: unknown key. Known: dataset,")
 
@@ -111,7 +125,7 @@ def test_all_faults_come_together_with_line_key_and_nearest_word(write):
     expected = [
         ("line 7", "classes.labels.1: 'road' is missing from classes.tree. Did you mean 'raod'?"),
         ("line 8", "'raod' is neither a label nor a group with children. Did you mean 'road'?"),
-        ("line 9", "backbone.dpeth: unknown key for resnet. Did you mean 'depth'?"),
+        ("line 9", "backbone.dpeth: unknown key for resnet. Did you mean 'backbone.depth'?"),
         ("line 9", "backbone.output_stride: expected 8, 16 or 32, found 12"),
         ("line 10", "unknown head 'asp'. Did you mean 'aspp'?"),
         ("line 11", "trainin: unknown key. Did you mean 'training'?"),
@@ -151,10 +165,14 @@ def test_all_faults_come_together_with_line_key_and_nearest_word(write):
         ("backbone: mit-b0", "Write `backbone: {type: segformer, variant: mit-b0}`."),
         ("head: aspp", "Write `head: {type: aspp}`."),
         ("training: lr:0.1", "Write 'key: value', with a space after the colon."),
-        ("training:", "training: expected a mapping, found nothing. Add keys below it, or remove the line."),
+        ("training: {epochs: yes}", "training.epochs: expected a number, found true."),
+        ("transform: {flip: on}", "transform.flip: expected a number, found true."),
+        ("training: {lr: .inf}", "training.lr: expected a finite number, found inf."),
+        ("training: {ema: .nan}", "training.ema: expected a finite number, found nan."),
+        ("training: {seed: 4294967296}", "training.seed: expected a number of at most 4294967295, found 4294967296."),
         ("training: {trackers: wandb}", "training.trackers: expected a list, found 'wandb'; write [wandb]."),
         ("training: {3: 4}", "training.3: unknown key. Known: device, epochs,"),
-        ("training: {epoch: 3}", "training.epoch: unknown key. Did you mean 'epochs'?"),
+        ("training: {epoch: 3}", "training.epoch: unknown key. Did you mean 'training.epochs'?"),
         ("training: {learning_rate: 3}", "training.learning_rate: unknown key. Did you mean 'training.lr'?"),
         ("training: {size: 3}", "training.size: unknown key. Did you mean 'transform.size'?"),
         ("epochs: 3", "epochs: unknown key. Did you mean 'training.epochs'?"),
@@ -184,6 +202,20 @@ def test_all_faults_come_together_with_line_key_and_nearest_word(write):
 )
 def test_one_fault_is_named(write, section, message):
     assert message in faults(write(GOOD + section + "\n"))
+
+
+def test_a_section_without_keys_has_its_defaults(write):
+    path = write(GOOD + "training:\n  # epochs: 3\nbackbone:\n")
+    assert load_config(path).training == TrainingConfig()
+    assert load_config(path, ["training.epochs=3"]).training.epochs == 3
+    assert load_config(path, ["backbone.type=convnext"]).backbone.type == "convnext"
+
+
+def test_folders_may_begin_at_the_home_folder(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    config = load_config(write(GOOD + "output: {dir: ~/runs}\n"), ["dataset.root=~/data", "dataset.val=~/val"])
+    assert config.output.dir == Path("/home/someone/runs") and config.dataset.root == Path("/home/someone/data")
+    assert config.dataset.val.images == Path("/home/someone/val/images")
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,15 @@ def test_a_seghiero_run_gives_its_backbone_and_statistics(starter_folder):
         get_statistics({"backbone": {**RESNET, "pretrained": str(config.run_dir)}})
 
 
+def test_a_safetensors_file_may_begin_like_a_pickle(tmp_path):
+    path = tmp_path / "model.safetensors"
+    for length in range(128):  # of the header, whose first byte is a pickle's where it is 128
+        save_file({"x" * (length + 1): torch.zeros(1)}, path)
+        if path.read_bytes()[0] == 128:
+            break
+    assert path.read_bytes()[0] == 128 and len(read_weights(path)) == 1
+
+
 class Evil:
     def __init__(self, path):
         self.path = path
