@@ -44,5 +44,8 @@ def find_named_checkpoint(path: Path | None) -> Path:
 
 def _command(words: Sequence[str], path: Path | None, run: Path) -> str:
     """The command line of this process with `run` in the place of `path`."""
-    position = next((i for i, word in enumerate(words) if path == Path(word)), len(words))
+    places = [i for i, word in enumerate(words) if path == Path(word)]
+    # an option's value, such as that of --out, may be the same path
+    arguments = [i for i in places if not words[i - 1].startswith("-")]
+    position = [*arguments, *places[::-1], len(words)][0]
     return shlex.join(["seghiero", *words[:position], str(run), *words[position + 1 :]])

@@ -24,7 +24,7 @@ class TrainingView:
         live: The `rich` live view, or None if stderr isn't a terminal.
         start: The last "start" event.
         step_event: The last "step" event.
-        validating: How far the validation is; empty while there is none.
+        validating: How far the validation is; empty between validations.
         recent: Durations of the last 20 steps, s.
         columns, rows: The table of validations so far.
         closing_line: Printed once the live view has ended.

@@ -22,7 +22,7 @@ from seghiero_core.config.schema import Config
 from seghiero_core.errors import CheckpointError, SeghieroError
 from seghiero_core.hierarchy.yaml_reader import read_yaml_file
 from seghiero_core.plugins.records import changed_plugins, missing_plugins, plugin_records
-from seghiero_core.run_files import checkpoint_folders, has_other_files, remove_checkpoint, remove_temporary_files
+from seghiero_core.run_files import checkpoint_folders, has_other_files, remove_checkpoint
 from seghiero_core.version import __version__
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def repair_run(run: Path, newest: Path, damaged: Sequence[Path], *, best: bool) 
     """Clean up a run folder after a killed process or damaged files, before training resumes.
 
     `last` is pointed at the newest intact checkpoint, and so is `best` if its own folder is damaged. Damaged folders
-    are renamed to `damaged-...`; the next save deletes them. Temporary files of interrupted saves are deleted.
+    are renamed to `damaged-...`; the next save deletes them.
 
     Args:
         run: The run folder.
@@ -195,8 +195,10 @@ def repair_run(run: Path, newest: Path, damaged: Sequence[Path], *, best: bool) 
         replace_link(run / "best", newest)
     replace_link(run / "last", newest)
     for folder in damaged:
-        folder.rename(folder.with_name(f"damaged-{folder.name}"))
-    remove_temporary_files(run)
+        aside = folder.with_name(f"damaged-{folder.name}")
+        while aside.exists():  # one that holds files of the user stays
+            aside = aside.with_name(f"damaged-{aside.name}")
+        folder.rename(aside)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -10,6 +10,7 @@ Checkpoints aren't listed: they are recognized by their name, their manifest and
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -60,8 +61,47 @@ def record_file(run: Path, path: Path, *, changes: bool = False) -> None:
         real = file.parent.resolve() / file.name
         if real.is_relative_to(root) and not real.is_symlink():
             lines.append(_line(real.relative_to(root).as_posix(), None if changes else file_sha256(real)))
-    with (run / LIST_NAME).open("a", encoding="utf-8") as file:
-        file.write("".join(lines))
+    with (run / LIST_NAME).open("a+b") as file:
+        file.seek(-min(1, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        torn = "" if file.read() in (b"", b"\n") else "\n"  # what a killed process left unfinished
+        file.write((torn + "".join(lines)).encode())
+
+
+def write_listed(run: Path, name: str, text: str) -> None:
+    """Write a file that only some runs have, and add it to the list first.
+
+    Args:
+        run: The run folder.
+        name: The file's name.
+        text: Its content, which training may replace later.
+    """
+    record_file(run, run / name, changes=True)
+    (run / name).write_text(text)
+
+
+def is_listed(run: Path, path: Path) -> bool:
+    """Check whether a file is in the list of a run, whatever its content is now.
+
+    Args:
+        run: The run folder.
+        path: The file.
+
+    Returns:
+        True if it is.
+    """
+    return path in dict(_records(run))
+
+
+def is_temporary(path: Path) -> bool:
+    """Check whether the name of a file in a run folder is that of one that a process is writing, or was killed at.
+
+    Args:
+        path: The file or link.
+
+    Returns:
+        True if it is.
+    """
+    return _TEMPORARY_IN_RUN.fullmatch(path.name) is not None
 
 
 def recorded_files(run: Path) -> list[Path]:
@@ -98,9 +138,9 @@ def checkpoint_folders(run: Path) -> list[Path]:
         run: The run folder.
 
     Returns:
-        The folders named step-... that hold at least one file of a checkpoint, oldest first.
+        The folders named step-NUMBER that hold at least one file of a checkpoint, oldest first.
     """
-    folders = sorted((run / "checkpoints").glob("step-*"))
+    folders = [path for path in sorted((run / "checkpoints").glob("step-*")) if _CHECKPOINT_NAME.fullmatch(path.name)]
     return [folder for folder in folders if any((folder / name).exists() for name in CHECKPOINT_FILES)]
 
 

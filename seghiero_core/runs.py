@@ -43,13 +43,13 @@ def find_checkpoint(path: str | Path | None, runs: Path = Path("runs")) -> Path:
         raise UsageError(f"{path}: no such run folder or checkpoint.{_what_is_there(path, runs)}")
     if path.is_file():
         return _checkpoint_of_file(path)
-    if checkpoint := _checkpoint_in(path):
+    if checkpoint := checkpoint_in(path):
         return checkpoint
     found = _runs_in(path) or _runs_in(path / "runs")
     if len(found) > 1:
         raise SeveralRuns(path, found)
     if found:
-        return _checkpoint_in(found[0])
+        return checkpoint_in(found[0])
     raise UsageError(f"{path} contains no checkpoint (no best/, last/ or model.safetensors) and no run.")
 
 
@@ -74,8 +74,15 @@ def run_of(checkpoint: Path) -> Path | None:
     return folder.parents[1] if folder.parent.name == "checkpoints" else None
 
 
-def _checkpoint_in(folder: Path) -> Path | None:
-    """The folder itself if it is a checkpoint, or the one that a run's links point at."""
+def checkpoint_in(folder: Path) -> Path | None:
+    """Return the checkpoint that a folder stands for.
+
+    Args:
+        folder: A checkpoint folder or a run folder.
+
+    Returns:
+        The folder itself if it is a checkpoint, or the run's link `best`, or else `last`; None where there is neither.
+    """
     if (folder / "model.safetensors").exists():
         return folder
     return next((folder / name for name in ("best", "last") if (folder / name).exists()), None)
@@ -89,10 +96,10 @@ def _checkpoint_of_file(path: Path) -> Path:
             f"{path} is not a checkpoint; give a run folder, a checkpoint folder, a model.safetensors or a config's "
             "YAML file (`predict` also accepts a .onnx file)."
         )
-    if path.name == "config.yaml" and (checkpoint := _checkpoint_in(path.parent)):  # a run's own record
+    if path.name == "config.yaml" and (checkpoint := checkpoint_in(path.parent)):  # a run's own record
         return checkpoint
     run = load_config(path).run_dir
-    if checkpoint := _checkpoint_in(run):
+    if checkpoint := checkpoint_in(run):
         return checkpoint
     raise UsageError(
         f"{path}: its run {run} has no checkpoint. Train it (seghiero train {path}), or name another run folder."

@@ -116,3 +116,11 @@ def test_the_files_of_the_user_in_a_checkpoint_stay(tmp_path):
     (folder / "model.safetensors").write_text("of another program: it has no manifest")
     remove_checkpoint(folder)
     assert len(list(folder.iterdir())) == 2
+
+
+def test_a_record_after_a_torn_line_is_not_glued_to_it(run_folder):
+    with (run_folder / LIST_NAME).open("a") as file:
+        file.write('{"path": "ou')
+    (run_folder / "later").write_text("written")
+    record_file(run_folder, run_folder / "later")
+    assert run_folder / "later" in recorded_files(run_folder)

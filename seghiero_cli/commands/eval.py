@@ -73,8 +73,6 @@ def evaluate(
     metrics = evaluation.document
     if metrics.get("in_tiles"):
         console.note("warning: some image didn't fit in memory and was measured in tiles; results may differ slightly.")
-    if metrics.get("in_tiles"):
-        console.note("warning: some image didn't fit in memory and was measured in tiles; results may differ slightly.")
     images = Path(metrics["data"]["images"])
     console.note(f"measured on {console.plural(metrics['images'], 'image')} of {console.display_path(images)}")
     if as_json:
@@ -102,7 +100,7 @@ def _folders(images: Path | None, masks: Path | None, split: str | None) -> Any:
 
 
 def _keep(evaluation: CheckpointEvaluation, out: Path | None) -> None:
-    """Write the results to files and say where. Results that can't be kept in the run are no error."""
+    """Write the results to files and say where. Results that can't be kept in the run are printed all the same."""
     from seghiero_core.evaluation.files import keep_in_run, save_evaluation
 
     if out is not None:
@@ -113,7 +111,7 @@ def _keep(evaluation: CheckpointEvaluation, out: Path | None) -> None:
     else:
         try:
             files = keep_in_run(evaluation)
-        except (DeviceError, OSError) as error:  # the folder can't be created, or not be written to
+        except (UsageError, DeviceError, OSError) as error:  # a file is in the way, or the folder can't be written to
             console.note(f"Not kept in the run: {error}\n--out DIR keeps the results elsewhere.")
             return
         if not files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import torch
 
@@ -156,8 +157,10 @@ def evaluate_checkpoint(
     parts = [split or "images"]
     if mode != LEAF.mode:
         parts.append(mode)
-    if confidence:
-        parts.append(f"confidence{confidence:g}")
+    if confidence is not None:
+        parts.append(f"confidence{confidence!r}")
+    if background is not None:
+        parts.append(f"background-{quote(background, safe=' ')}")
     if training.precision != trained.config.training.precision:
         parts.append(training.precision)
     return CheckpointEvaluation(document, metrics, "-".join(parts), own_data)

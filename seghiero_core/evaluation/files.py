@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from pathlib import Path
 
 from seghiero_core.atomic import replacing
+from seghiero_core.errors import UsageError
 from seghiero_core.evaluation.checkpoint import CheckpointEvaluation
 from seghiero_core.run_files import record_file
-from seghiero_core.runs import find_checkpoint, run_of
+from seghiero_core.runs import checkpoint_in, run_of
 
 _FOLDER = "eval"
 """The folder in a run that holds them."""
@@ -29,26 +31,41 @@ def save_evaluation(evaluation: CheckpointEvaluation, folder: Path) -> list[Path
         The files.
 
     Raises:
+        UsageError: When a file of that name is no result of an evaluation; nothing has been written then.
         DeviceError: When the folder can't be created.
         OSError: When the folder isn't writable or the disk is full.
     """
+    levels = evaluation.metrics.hierarchy.levels
     json_file = folder / f"{evaluation.name}.json"
-    files = [json_file]
+    files = [json_file, *(folder / f"{evaluation.name}-{level.name}.csv" for level in levels)]
+    for file in files:
+        if file.is_file() and not _is_result(file):
+            raise UsageError(f"{file} is not a result of eval, so it isn't replaced; move it away.")
     with replacing(json_file) as partial:
         text = json.dumps(evaluation.document, indent=1, allow_nan=False, ensure_ascii=False)
         partial.write_text(text + "\n", encoding="utf-8")
     backs_off = "confidence" in evaluation.document
-    for number, level in enumerate(evaluation.metrics.hierarchy.levels):
+    for number, file in enumerate(files[1:]):
         names = evaluation.metrics.hierarchy.level_names(number)
         counts = evaluation.metrics.confusion(number)  # the first column is undecided
-        file = folder / f"{evaluation.name}-{level.name}.csv"
         with replacing(file) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(["truth", *names, *(["(undecided)"] if backs_off else [])])
             for name, (undecided, *row) in zip(names, counts.tolist(), strict=True):
                 writer.writerow([name, *row, *([undecided] if backs_off else [])])
-        files.append(file)
     return files
+
+
+def _is_result(file: Path) -> bool:
+    """Whether a file looks like what `save_evaluation` writes."""
+    with file.open(encoding="utf-8", errors="replace") as stream:
+        if file.suffix == ".csv":
+            return stream.readline().startswith("truth,")
+        try:
+            document = json.load(stream)
+        except ValueError:
+            return False
+    return isinstance(document, dict) and document.keys() >= {"checkpoint", "levels"}
 
 
 def keep_in_run(evaluation: CheckpointEvaluation) -> list[Path]:
@@ -63,6 +80,7 @@ def keep_in_run(evaluation: CheckpointEvaluation) -> list[Path]:
         The files; none where the checkpoint was copied out of its run.
 
     Raises:
+        UsageError: As for `save_evaluation`.
         DeviceError: When its folder `eval` can't be created.
         OSError: When the run isn't writable or the disk is full.
     """
@@ -70,9 +88,11 @@ def keep_in_run(evaluation: CheckpointEvaluation) -> list[Path]:
     run = run_of(checkpoint)
     if run is None:
         return []
-    if find_checkpoint(run).resolve() != checkpoint:
+    own = checkpoint_in(run)
+    if own is None or own.resolve() != checkpoint:
         evaluation = evaluation._replace(name=f"{evaluation.name}-{checkpoint.name}")
     files = save_evaluation(evaluation, run / _FOLDER)
-    for file in files:
-        record_file(run, file)
+    with contextlib.suppress(OSError):  # files that the list doesn't name stay when the run is overwritten
+        for file in files:
+            record_file(run, file)
     return files

@@ -14,6 +14,7 @@ from torch import nn
 
 from seghiero_core.errors import DeviceError
 from seghiero_core.events import Notify
+from seghiero_core.run_files import write_listed
 from seghiero_core.training.progress import BadStep, TrainingProgress
 from seghiero_core.training.run import Run
 
@@ -125,7 +126,7 @@ def count_bad_step(
         return
     path = folder / "bad_batch.json"
     if run.accelerator.is_main_process:
-        path.write_text(json.dumps(_document(bad_step, first, batches), indent=1))
+        write_listed(folder, path.name, json.dumps(_document(bad_step, first, batches), indent=1))
     raise DeviceError(
         f"{what} at step {bad_step.step}, the last of {progress.bad_steps} skipped steps (training.max_bad_steps: "
         f"{limit}); first, at step {first.step}, {first.what}. The files of the batch are listed in {path}. "

@@ -19,6 +19,7 @@ from seghiero_core.training.prepare import prepare
 from seghiero_core.training.run import Run
 from seghiero_core.training.run_folder import check_run_folder
 from seghiero_core.training.state import ResumePoint
+from seghiero_core.training.validation import explained_out_of_memory
 
 
 def dry_run(
@@ -40,16 +41,17 @@ def dry_run(
     Raises:
         SeghieroError: Whatever `train` would raise before and in its first step, except for the run folder.
     """
+    folder = config.run_dir.resolve()
     try:
-        check_run_folder(config.run_dir, resume=resume, force=force)
+        check_run_folder(folder, resume=resume, force=force)
     except UsageError as error:
         notify({"event": "warning", "text": f"train would stop here: {error}"})
-    point = ResumePoint.find(config.run_dir) if resume else ResumePoint(config.run_dir)
+    point = ResumePoint.find(folder) if resume else ResumePoint(folder)
     point.check_model(config)
     run = prepare(point.config_to_resume(config), notify, load_weights=point.checkpoint is None)
     try:
         return _measure(run)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         model = run.accelerator.unwrap_model(run.model)
@@ -73,18 +75,19 @@ def _measure(run: Run) -> dict[str, Any]:
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize(accelerator.device)
         seconds = time.perf_counter() - started
-    per_step = seconds * training.gradient_accumulation
+    per_step = seconds * accelerator.gradient_accumulation_steps
 
     started = time.perf_counter()
     batch = next(iter(batches(run.val_loader)), None)  # None where there are fewer images than processes
-    evaluate(
-        run.evaluated_model(),
-        [batch] if batch else [],
-        run.hierarchy,
-        accelerator=accelerator,
-        scores=run.loss.scores,
-        limit=run.val_limit,
-    )
+    with explained_out_of_memory(run):
+        evaluate(
+            run.evaluated_model(),
+            [batch] if batch else [],
+            run.hierarchy,
+            accelerator=accelerator,
+            scores=run.loss.scores,
+            limit=run.val_limit,
+        )
     per_validation = (time.perf_counter() - started) * len(run.val_loader)
 
     validations = -(-training.epochs // training.validate_every)

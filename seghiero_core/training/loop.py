@@ -26,6 +26,7 @@ from seghiero_core.data.loaders import batches
 from seghiero_core.devices import any_process, mean_over_processes, peak_memory_mib
 from seghiero_core.errors import shorten
 from seghiero_core.events import Notify, ignore_events
+from seghiero_core.run_files import write_listed
 from seghiero_core.training.bad_steps import (
     MicroBatch,
     copy_buffers,
@@ -77,7 +78,7 @@ def train(
         CheckpointError: When the run can't be resumed because its checkpoints are damaged.
         Interrupted: After SIGINT or SIGTERM, when the state has been saved.
     """
-    folder = config.run_dir
+    folder = config.run_dir.resolve()  # two names of a folder have one lock
     check_run_folder(folder, resume=resume, force=force)
     accelerator = start_accelerator(config)
     is_main = accelerator.is_main_process
@@ -100,10 +101,10 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
     if accelerator.is_main_process:
         (folder / "config.yaml").write_text(run.config.to_yaml())
         if run.weights:
-            (folder / "weights.json").write_text(json.dumps(run.weights, indent=1))
+            write_listed(folder, "weights.json", json.dumps(run.weights, indent=1))
         if run.loss.class_weights is not None:
             weights = dict(zip(run.hierarchy.leaves, run.loss.class_weights.tolist(), strict=True))
-            (folder / "class_weights.json").write_text(json.dumps(weights, indent=1))
+            write_listed(folder, "class_weights.json", json.dumps(weights, indent=1))
     accelerator.wait_for_everyone()
     start_trackers(accelerator, run.config)
     notify(_start_event(run, folder, progress))
@@ -158,6 +159,7 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
                     run.average.update(accelerator.unwrap_model(run.model))
                 progress.step += 1
                 means = _mean_losses(accelerator, losses)
+                count = sum(len(each.indices) for each in passes) * accelerator.num_processes
                 passes.clear()
                 losses.clear()
                 seconds, started = time.perf_counter() - started, time.perf_counter()
@@ -171,7 +173,7 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
                     "lr": training.lr * factor,
                     "grad_norm": norm,
                     "seconds": seconds,  # of the whole step, waiting for its data included
-                    "images": run.images_per_step,
+                    "images": count,
                     "memory_mib": peak_memory_mib(accelerator.device),
                 }
                 write_record(run, folder, record, notify)

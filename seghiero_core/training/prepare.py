@@ -21,9 +21,10 @@ from seghiero_core.data.loaders import eval_loader, train_loader
 from seghiero_core.data.plausibility import data_warnings
 from seghiero_core.data.samples import Sample, split_samples
 from seghiero_core.devices import check_processes, make_accelerator
-from seghiero_core.errors import ConfigError
+from seghiero_core.errors import ConfigError, shorten
 from seghiero_core.events import Notify, ignore_events
 from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.losses.catalog import LOSSES
 from seghiero_core.losses.combine import HierarchicalLoss, build_loss
 from seghiero_core.model.factories import build_model
 from seghiero_core.model.init_from import load_initial_weights
@@ -104,6 +105,8 @@ def prepare(
     # ── network, data and loss ───────────────────────────────────────────────────────────────────────────────────
     samples = {split: split_samples(config.dataset, split) for split in ("train", "val")}
     provisional = build_loss(config.loss, hierarchy, counts=np.ones(len(hierarchy.leaves)))  # before data is counted
+    if hierarchy.sets and not any(LOSSES[name].sets for name in provisional.terms):
+        notify({"event": "warning", "text": _sets_warning(hierarchy, list(provisional.terms))})
     model, weights = _build_network(config, hierarchy, provisional, notify, load_weights=load_weights)
     audits = {split: _audit(config, hierarchy, split, samples[split], notify) for split in samples}
     for split, warnings in data_warnings(config, audits).items():
@@ -136,6 +139,8 @@ def prepare(
         model.compile()
     model, optimizer, train_batches = accelerator.prepare(model, optimizer, loaders[0])
     start_momentum(optimizer.optimizer)  # after FSDP has replaced the parameters
+    # accelerate divides each loss by this number; a set smaller than a step has fewer batches
+    accelerator.gradient_accumulation_steps = min(training.gradient_accumulation, len(train_batches))
     accelerator.even_batches = False  # validation counts every image once
     val_batches = accelerator.prepare(loaders[1])
     return Run(
@@ -153,6 +158,15 @@ def prepare(
         unsharded=unsharded,
         steps_per_epoch=math.ceil(len(train_batches) / training.gradient_accumulation),
         weights=weights,
+    )
+
+
+def _sets_warning(hierarchy: Hierarchy, losses: Sequence[str]) -> str:
+    names = [f"'{hierarchy.label_name(len(hierarchy) + i)}'" for i in range(len(hierarchy.sets))]
+    able = [name for name, entry in LOSSES.items() if entry.sets]
+    return (
+        f"of the labels {shorten(names, 3)}, the losses here ({', '.join(losses)}) use only the class that all of the "
+        f"leaves share, and ignore pixels where there is none. {', '.join(able)} uses all of it."
     )
 
 

@@ -17,6 +17,8 @@ from seghiero_core.errors import DeviceError, UsageError
 from seghiero_core.run_files import (
     LIST_NAME,
     checkpoint_folders,
+    is_listed,
+    is_temporary,
     remove_checkpoint,
     remove_recorded_files,
     remove_temporary_files,
@@ -24,7 +26,8 @@ from seghiero_core.run_files import (
 )
 from seghiero_core.training.trackers import TRACKER_FOLDER
 
-_FILES = ("config.yaml", "metrics.jsonl", "weights.json", "class_weights.json", "validation.png", "bad_batch.json")
+_FILES = ("config.yaml", "metrics.jsonl", "validation.png")
+_FILES_OF_SOME = ("weights.json", "class_weights.json", "bad_batch.json")  # listed when they are written
 _FOLDERS = ("checkpoints", TRACKER_FOLDER)
 _LINKS = ("best", "last")
 """What training writes into a run folder."""
@@ -60,15 +63,21 @@ def check_run_folder(folder: Path, *, resume: bool, force: bool) -> None:
             f"{folder} has no list of the files that seghiero wrote ({LIST_NAME}; older versions kept none), so "
             "--force can't tell them from yours; delete the folder, or set another output.name."
         )
-    for names, kind in (((LIST_NAME, *_FILES), "a file"), (_FOLDERS, "a folder"), (_LINKS, "a link")):
+    for names, kind in (((LIST_NAME, *_FILES, *_FILES_OF_SOME), "a file"), (_FOLDERS, "a folder"), (_LINKS, "a link")):
         for path in [folder / name for name in names]:
             if os.path.lexists(path) and _kind(path) != kind:
                 raise UsageError(f"{path} is {_kind(path)} where training writes {kind}; move it away.")
+    for path in [folder / name for name in (*_FILES, *_FILES_OF_SOME)] if has_list else []:
+        if path.exists() and not is_listed(folder, path):
+            raise UsageError(
+                f"{path} isn't in the list of what seghiero wrote ({LIST_NAME}), and training may replace it; "
+                "move it away."
+            )
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether there is nothing in a folder, or only an empty folder for checkpoints."""
-    paths = list(folder.iterdir()) if folder.exists() else []
+    """Whether there is nothing in a folder, or only an empty folder for checkpoints and what a kill left."""
+    paths = [path for path in folder.iterdir() if not is_temporary(path)] if folder.exists() else []
     return all(path.name == "checkpoints" and _kind(path) == "a folder" and not any(path.iterdir()) for path in paths)
 
 
@@ -136,19 +145,22 @@ def begin_run(folder: Path, *, resume: bool) -> list[str]:
     """Make the locked folder of a run ready for training.
 
     Args:
-        folder: The run folder. Without `resume`, what seghiero wrote there earlier is removed.
+        folder: The run folder. What a killed process left half-written there is removed, and without `resume` all
+            that seghiero wrote.
         resume: Whether an existing run is continued.
 
     Returns:
         The names of what stays in the folder of an overwritten run, because seghiero didn't write it.
     """
     kept: list[str] = []
-    if not resume and folder.exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_temporary_files(folder)
+    if not resume:
         _remove_outputs(folder)
         kept = sorted(path.name for path in folder.iterdir() if path.name != LIST_NAME)
-    folder.mkdir(parents=True, exist_ok=True)
     if not resume or not (folder / LIST_NAME).exists():
-        start_list(folder, _FILES)
+        of_old_run = [name for name in _FILES_OF_SOME if resume and (folder / name).exists()]
+        start_list(folder, [*_FILES, *of_old_run])
     (folder / "checkpoints").mkdir(exist_ok=True)
     return kept
 
@@ -164,7 +176,6 @@ def _remove_outputs(folder: Path) -> None:
     """Remove what seghiero wrote; the list itself comes last, so that a process killed here can be repeated."""
     for name in _LINKS:
         (folder / name).unlink(missing_ok=True)
-    remove_temporary_files(folder)
     checkpoints = folder / "checkpoints"
     if checkpoints.is_dir():
         for checkpoint in checkpoints.iterdir():

@@ -85,7 +85,7 @@ class Saver:
         """
         try:
             yield
-        except (DataError, DeviceError, OSError, RuntimeError) as error:
+        except (DataError, DeviceError, OSError, RuntimeError, MemoryError) as error:
             folder_is_gone = isinstance(error, OSError) and not self.folder.exists()
             explained = self._explain(error, folder_is_gone=folder_is_gone)
             if explained is None:

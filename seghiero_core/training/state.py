@@ -10,11 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from seghiero_core.checkpoint import Checkpoint, newest_intact_checkpoint, repair_run, save_checkpoint
+from seghiero_core.checkpoint import (
+    Checkpoint,
+    DamagedCheckpoint,
+    newest_intact_checkpoint,
+    read_checkpoint,
+    repair_run,
+    save_checkpoint,
+)
 from seghiero_core.config.schema import Config
 from seghiero_core.errors import CheckpointError, ConfigError
 from seghiero_core.events import Notify
-from seghiero_core.training.progress import TrainingProgress
+from seghiero_core.training.progress import TrainingProgress, monitored
 from seghiero_core.training.records import cut_records
 from seghiero_core.training.run import Run, config_with_batch_size
 from seghiero_core.training.sharding import gather_state, scatter_state
@@ -127,9 +134,17 @@ def resume_run(run: Run, point: ResumePoint, notify: Notify) -> TrainingProgress
     if changed := _differences(checkpoint.config, run.config, ("dataset", "transform", "training")):
         notify({"event": "warning", "text": f"{folder} is resumed with other values:\n{changed}"})
     _load_state(run, checkpoint, tensors, saved)
+    if checkpoint.metrics and "validated_step" not in saved:  # older versions saved after the validation
+        progress.validated_step = progress.step
     # training.json was written before the validation, and metrics.json after it
-    if "mean_miou" in checkpoint.metrics and progress.validated_step != progress.step:
-        progress.add_validation(checkpoint.metrics, run.config.training.monitor)
+    uncounted = "mean_miou" in checkpoint.metrics and progress.validated_step != progress.step
+    monitor = run.config.training.monitor
+    if checkpoint.config.training.monitor != monitor:
+        is_best = (folder / "best").resolve() == checkpoint.folder
+        progress.best = None if uncounted and is_best else _value_of_best(folder, monitor)
+        progress.without_improvement = 0
+    if uncounted:
+        progress.add_validation(checkpoint.metrics, monitor)
     if (folder / "best").resolve() in point.damaged:
         progress.best = None
     if run.accelerator.is_main_process:
@@ -137,6 +152,15 @@ def resume_run(run: Run, point: ResumePoint, notify: Notify) -> TrainingProgress
         repair_run(folder, checkpoint.folder, list(point.damaged), best=is_best)
         cut_records(folder, progress.step, validated=progress.validated_step == progress.step)
     return progress
+
+
+def _value_of_best(folder: Path, monitor: str) -> float | None:
+    """The value of the checkpoint that `best` links to by another measure than the one it was chosen by."""
+    try:
+        metrics = read_checkpoint(folder / "best").metrics
+    except DamagedCheckpoint:
+        return None
+    return monitored(metrics, monitor) if metrics else None
 
 
 def save_run(run: Run, folder: Path, progress: TrainingProgress) -> Path | None:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from seghiero_core.config.schema import Config
-from seghiero_core.devices import available_bytes
+from seghiero_core.devices import available_bytes, is_out_of_memory
 from seghiero_core.events import Notify
 from seghiero_core.losses.combine import HierarchicalLoss
 from seghiero_core.metrics.metrics import Metrics
@@ -81,9 +81,14 @@ def find_val_limit(
         torch.cuda.empty_cache()
     else:
         side = min(height, _MEASURED_SIDE), min(width, _MEASURED_SIDE)
-        with _LiveBytes() as live:
-            predict(1, *side)
-        per_image = CPU_OVERHEAD * live.peak * (height * width) / math.prod(side)
+        try:
+            with _LiveBytes() as live:
+                predict(1, *side)
+            per_image = CPU_OVERHEAD * live.peak * (height * width) / math.prod(side)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            per_image = math.inf
         free = MEMORY_SHARE * available_bytes() / accelerator.num_processes - to_come
         batch = int(per_image <= free)
     model.train(was_training)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from seghiero_core.data.samples import evenly_spaced
-from seghiero_core.devices import any_process
+from seghiero_core.devices import any_process, is_out_of_memory
+from seghiero_core.errors import DeviceError
 from seghiero_core.evaluation.evaluate import ValidationExample, evaluate, report_batches, summary
 from seghiero_core.events import Notify
 from seghiero_core.figures import prediction_grid
@@ -45,16 +48,17 @@ def validate(
     """
     accelerator, monitor = run.accelerator, run.config.training.monitor
     saver.save()
-    evaluation = evaluate(
-        run.evaluated_model(),
-        report_batches(run.val_loader, progress.step, notify),
-        run.hierarchy,
-        accelerator=accelerator,
-        scores=run.loss.scores,
-        wanted=evenly_spaced(range(len(run.val_loader.dataset)), _EXAMPLES) if accelerator.is_main_process else (),
-        stop=lambda: stop.requested,
-        limit=run.val_limit,
-    )
+    with explained_out_of_memory(run):
+        evaluation = evaluate(
+            run.evaluated_model(),
+            report_batches(run.val_loader, progress.step, notify),
+            run.hierarchy,
+            accelerator=accelerator,
+            scores=run.loss.scores,
+            wanted=evenly_spaced(range(len(run.val_loader.dataset)), _EXAMPLES) if accelerator.is_main_process else (),
+            stop=lambda: stop.requested,
+            limit=run.val_limit,
+        )
     (in_tiles,) = any_process(accelerator, run.val_limit.tile is not None)
     if in_tiles and not run.val_limit.reported:
         run.val_limit.reported = True
@@ -64,6 +68,7 @@ def validate(
     metrics = summary(evaluation.metrics)
     if progress.validated_step is None and monitored(metrics, monitor) is None:
         notify({"event": "warning", "text": _unmeasured_warning(run)})
+    before = replace(progress)
     best = progress.add_validation(metrics, monitor)
     record = {
         "event": "validation",
@@ -72,11 +77,41 @@ def validate(
         "best": best,
         "metrics": metrics,
     }
-    write_record(run, folder, record, notify)
-    if accelerator.is_main_process:
-        _draw(evaluation.examples, run).save(folder / "validation.png")
-    saver.add_metrics({"step": progress.step, "epoch": progress.epoch, **metrics})
+    try:
+        write_record(run, folder, record, notify)
+        if accelerator.is_main_process:
+            _draw(evaluation.examples, run).save(folder / "validation.png")
+        saver.add_metrics({"step": progress.step, "epoch": progress.epoch, **metrics})
+    except OSError:  # it isn't kept, so a resumed run has to repeat it
+        vars(progress).update(vars(before))
+        raise
     return record
+
+
+@contextmanager
+def explained_out_of_memory(run: Run) -> Iterator[None]:
+    """Name the validation in the error when memory runs out in the block.
+
+    Args:
+        run: The run.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        DeviceError: When memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        limit = run.val_limit
+        size = f"in tiles of {limit.tile} px" if limit.tile else f"with {limit.images} at once"
+        raise DeviceError(
+            f"{run.accelerator.device} ran out of memory in the validation, which computes images {size}. "
+            "Stop other programs that use the memory, or use smaller validation images or a smaller network."
+        ) from error
 
 
 def _draw(examples: Sequence[ValidationExample], run: Run) -> Image.Image:

@@ -186,7 +186,7 @@ def test_another_measurement_has_files_of_its_own(run, saved):
 def test_results_that_cannot_be_kept_are_printed_all_the_same(run, saved, tmp_path, monkeypatch):
     (saved / "eval").write_text("a file of the user's")
     document, err = measure(run, saved)
-    assert document["pixels"] and f"Not kept in the run: can't create the folder {saved / 'eval'}" in err
+    assert document["pixels"] and f"Not kept in the run: can't write into {saved / 'eval'}" in err
 
     def read_only(folder):
         raise OSError(errno.EROFS, "Read-only file system", str(folder))
@@ -201,3 +201,57 @@ def test_results_that_cannot_be_kept_are_printed_all_the_same(run, saved, tmp_pa
     shutil.copytree(saved / "best", alone)
     document, err = measure(run, alone)
     assert document["pixels"] and "Not kept: this checkpoint isn't in a run folder" in err
+
+
+@pytest.mark.parametrize("name", ["val.json", "val-leaf.csv"])
+def test_a_file_of_the_user_is_not_replaced(run, saved, tmp_path, name):
+    for folder in (saved / "eval", tmp_path / "out"):
+        folder.mkdir()
+        (folder / name).write_text("mine")
+    document, err = measure(run, saved)
+    assert document["pixels"] and f"Not kept in the run: {saved / 'eval' / name} is not a result of eval" in err
+    code, out, err = run("eval", saved, "--out", tmp_path / "out", "--json")
+    assert code == 2 and json.loads(out) == document and f"{name} is not a result of eval" in err
+    for folder in (saved / "eval", tmp_path / "out"):
+        assert [file.read_text() for file in folder.iterdir()] == ["mine"]
+    assert recorded_files(saved) == []
+
+
+def test_thresholds_and_backgrounds_have_files_of_their_own(run, saved):
+    for words in ([], ["--confidence", "0"], ["--background", "sky"]):
+        measure(run, saved, *words)
+    for threshold in ("0.1234567", "0.1234568"):
+        measure(run, saved, "--confidence", threshold)
+    names = {file.name.removesuffix(".json") for file in (saved / "eval").glob("*.json")}
+    assert names == {
+        *("val", "val-confidence0.0", "val-background-sky"),
+        *("val-confidence0.1234567", "val-confidence0.1234568"),
+    }
+
+
+def test_results_are_kept_where_the_list_cannot_be_written(run, saved, monkeypatch):
+    def read_only(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", "seghiero-files.jsonl")
+
+    monkeypatch.setattr("seghiero_core.evaluation.files.record_file", read_only)
+    _, err = measure(run, saved)
+    assert "Kept: " in err and (saved / "eval" / "val.json").exists()
+
+
+def test_a_checkpoint_of_a_run_without_links(run, saved):
+    for name in ("best", "last"):
+        (saved / name).unlink()
+    measure(run, saved / "checkpoints" / "step-00000001")
+    assert (saved / "eval" / "val-step-00000001.json").exists()
+
+
+def test_the_listed_command_replaces_the_run_and_no_option(run, saved, small):
+    save_untrained(small, [*TINY, "output.name=other"])
+    runs = saved.parent
+    for words, expected in (
+        (["--out", runs, runs], f"--out {runs} {saved}"),
+        ([runs, "--out", runs], f"{saved} --out {runs}"),
+        (["--json", runs], f"--json {saved}"),
+    ):
+        code, _, err = run("eval", *words)
+        assert code == 2 and f"\n  seghiero eval {expected}\n" in err

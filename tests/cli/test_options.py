@@ -105,6 +105,7 @@ def test_the_undecided_value_is_no_class(classes, ignore, expected):
 def test_many_classes_are_written_in_16_bits(tmp_path):
     from seghiero_core.predict.files import find_jobs, predict_files
     from seghiero_core.predict.predictor import Predictor
+    from seghiero_core.predict.writer import PredictionOutputs
 
     labels = [f"c{i}" for i in range(256)]
     hierarchy = Hierarchy.from_config({"labels": labels, "tree": {"a": labels[:100], "b": labels[100:]}, "ignore": 256})
@@ -113,7 +114,8 @@ def test_many_classes_are_written_in_16_bits(tmp_path):
     logits[:, 254:, 4:] = 9
     Image.new("RGB", (9, 8)).save(tmp_path / "a.png")
     predictor = Predictor(hierarchy, forward=lambda images: logits, confidence=0.9)
-    (result,) = predict_files(predictor, find_jobs([tmp_path / "a.png"], tmp_path / "out"))
+    outputs = PredictionOutputs(predictor.hierarchy, predictor.undecided)
+    (result,) = predict_files(predictor, find_jobs([tmp_path / "a.png"], tmp_path / "out"), outputs)
     assert result.error is None
     leaf, group = (stored(tmp_path / "out" / f"a.{level}.png") for level in ("leaf", "level1"))
     assert (leaf[:4] == 255).all() and (leaf[4:] == 256).all() and (group == 1).all()

@@ -77,7 +77,7 @@ def test_a_run_one_folder_down_is_named(small, run, monkeypatch):
 
 def test_a_term_that_is_taken_for_a_preset(small, run):
     code, _, err = run("train", small, "--set", "loss={preset: focal}")
-    assert code == 2 and "It is a loss; write terms: {focal: 1}." in err
+    assert code == 2 and "Write `loss: {terms: {focal: 1}}`." in err
 
 
 @pytest.mark.slow
@@ -129,3 +129,15 @@ def test_a_loss_that_explodes_is_said_once(small, monkeypatch):
         "training diverges: the loss is 1e+08 after step 3, and was 2.5 after the first. Lower training.lr (1000), or "
         "set training.clip_norm: 1.0."
     )
+
+
+def test_a_set_smaller_than_a_step_gives_the_gradient_of_its_images(small):
+    options = [*TINY, "training.epochs=1", "loss={terms: {leaf_cross_entropy: 1}}"]
+    steps = []
+    for name, batch_size, accumulation in (("one", 4, 1), ("short", 4, 3), ("shorter", 1000, 2)):
+        words = [f"output.name={name}", f"training.batch_size={batch_size}"]
+        config = load_config(small, [*options, *words, f"training.gradient_accumulation={accumulation}"])
+        train(config)
+        steps.append(json.loads((config.run_dir / "metrics.jsonl").read_text().splitlines()[0]))
+    assert [step["grad_norm"] for step in steps] == pytest.approx([steps[0]["grad_norm"]] * 3, rel=1e-4)
+    assert [step["images"] for step in steps] == [4, 4, 4]

@@ -17,6 +17,7 @@ from seghiero_core.config.loading import load_config
 from seghiero_core.errors import DataError, DeviceError, UsageError
 from seghiero_core.training.loop import train
 from support.runs import start
+from support.tiny import TINY
 
 
 def saved_steps(run):
@@ -132,3 +133,12 @@ def test_a_killed_worker(small):
     assert "Traceback" not in err
     checkpoint, _ = newest_intact_checkpoint(small.parent / "runs/small")
     assert checkpoint.training_state()[1]["step"] >= 1
+
+
+def test_a_step_without_memory_on_the_cpu_is_explained_and_the_steps_before_it_are_saved(small, monkeypatch):
+    def fail():
+        raise MemoryError
+
+    config = load_config(small, [*TINY, "training.epochs=1", "training.batch_size=1"])
+    with pytest.raises(DeviceError, match="cpu ran out of memory .* Step 3 was saved in .*--resume"):
+        train(config, notify=lambda event: fail() if event.get("step") == 3 and event["event"] == "step" else None)

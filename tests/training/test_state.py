@@ -200,3 +200,29 @@ def test_a_command_verifies_the_hashes_of_a_checkpoint_once(small, hashed, comma
     assert {path.name: count for path, count in hashed.items() if path.parent == folder} == dict.fromkeys(
         manifest["sha256"], 1
     )
+
+
+def test_an_old_checkpoint_has_counted_its_validation(small):
+    """Older versions saved after the validation, without the key validated_step."""
+    config = load_config(small, [*TINY, "training.epochs=1"])
+    best = train(config)["metrics"]["mean_miou"]
+    folder = (config.run_dir / "last").resolve()
+    saved = json.loads((folder / "training.json").read_text())
+    for name in ("validated_step", "without_improvement", "first_loss", "diverged"):
+        del saved[name]
+    (folder / "training.json").write_text(json.dumps(saved | {"epoch": 1, "best": best, "best_step": 2}))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sha256"]["training.json"] = file_sha256(folder / "training.json")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    longer = load_config(small, [*TINY, "training.epochs=2", "training.early_stopping=1"])
+    assert train(longer, resume=True)["step"] == 4
+
+
+def test_another_monitor_is_compared_with_the_best_checkpoint_by_its_own_measure(small):
+    config = load_config(small, [*TINY, "training.epochs=2", "training.lr=1e-9"])
+    train(config)
+    leaf = [read_checkpoint(config.run_dir / name).metrics["levels"][0]["miou"] for name in ("best", "last")]
+    longer = load_config(small, [*TINY, "training.epochs=3", "training.lr=1e-9", "training.monitor=leaf"])
+    train(longer, resume=True)
+    saved = read_checkpoint(config.run_dir / "last").training_state()[1]
+    assert saved["best"] == max(leaf)

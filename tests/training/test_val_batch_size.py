@@ -56,7 +56,10 @@ def test_a_gpu_gets_the_largest_batch_that_fits(small, monkeypatch):
     accelerator = SimpleNamespace(
         device=SimpleNamespace(type="cuda"), num_processes=1, autocast=nullcontext, gather=lambda found: found
     )
-    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_, **__: tensor)
+    to = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda x, where, **kw: x if where is accelerator.device else to(x, where, **kw)
+    )
     monkeypatch.setattr(torch, "tensor", lambda values, device: torch.as_tensor(values))
     limit = val_batch_size.find_val_limit(
         run.config, run.model, run.loss, accelerator, sizes=[(64, 96)], samples=99, notify=print
@@ -112,3 +115,17 @@ def test_the_memory_of_the_optimizer_is_known(small):
     model = prepare(load_config(small, TINY)).model
     parts = [batch_size.static_mib(model, ema=False, optimizer=name) for name in ("adamw", "sgd")]
     assert parts[0]["optimizer"] == 2 * parts[1]["optimizer"] == 2 * parts[0]["gradients"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError()])
+def test_memory_that_runs_out_in_the_trial_on_the_cpu_means_tiles(small, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    run = prepare(load_config(small, TINY))
+    monkeypatch.setattr(val_batch_size, "count_images", fail)
+    events = []
+    limit = val_batch_size.find_val_limit(
+        run.config, run.model, run.loss, run.accelerator, sizes=[(64, 64)], samples=2, notify=events.append
+    )
+    assert limit.tile == 1024 and len(events) == 1

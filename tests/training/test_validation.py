@@ -12,8 +12,10 @@ from PIL import Image
 from seghiero_core import checkpoint as checkpoint_module
 from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.config.loading import load_config
+from seghiero_core.errors import DeviceError
 from seghiero_core.model import measuring
 from seghiero_core.training import validation
+from seghiero_core.training.dry_run import dry_run
 from seghiero_core.training.loop import train
 from support.runs import assert_same, records, weights
 from support.tiny import TINY
@@ -250,3 +252,16 @@ def test_measures_do_not_depend_on_the_batch_size(small):
         train(config)
         found.append(measures(config.run_dir))
     assert found[0].expected == found[1] and found[0].expected == found[2]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError()])
+@pytest.mark.parametrize("command", [train, dry_run])
+def test_out_of_memory_in_a_validation_blames_no_training_batch(small, monkeypatch, error, command):
+    def fail(*_, **__):
+        raise error
+
+    config = load_config(small, [*TINY, "training.epochs=1"])
+    monkeypatch.setattr("seghiero_core.evaluation.evaluate.count_images", fail)
+    with pytest.raises(DeviceError, match="cpu ran out of memory in the validation") as caught:
+        command(config)
+    assert "batch_size" not in str(caught.value)
