@@ -84,6 +84,11 @@ def export(
     else:
         path = out or default_path(folder, options)
         row = export_checkpoint(folder, path, options, config=config, overrides=overrides or [])
+        if row["parity_images"] == "random":
+            console.note(
+                "warning: compared on random images, because the run's validation images were not found. "
+                "--set dataset.root=FOLDER names their new place."
+            )
         if pt2:
             console.note(f"Load it with torch.export.load({str(row['path'])!r}).module(check_guards=False).")
     if as_json:

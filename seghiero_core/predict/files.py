@@ -83,7 +83,8 @@ def find_jobs(inputs: Sequence[str | Path], out: Path, notify: Notify = ignore_e
             stem = out / name.with_suffix("")
             if jobs.setdefault(stem, file).resolve() != file.resolve():
                 raise UsageError(
-                    f"{jobs[stem]} and {file} would both be written to {stem}.*; predict them with different --out."
+                    f"{jobs[stem]} and {file} would both be written to {stem}.*. Predict one kind of file at a time, "
+                    f"for example '{file.parent}/*{file.suffix}', each with its own --out."
                 )
     return [Job(image, stem) for stem, image in jobs.items()]
 
@@ -96,6 +97,8 @@ def _images_of(given: str | Path, out: Path, notify: Notify) -> dict[Path, Path]
         images = [file for file in files if file.suffix.lower() in PREDICTED_EXTENSIONS]
         if others := Counter(file.suffix.lower() for file in files if file.suffix.lower() not in PREDICTED_EXTENSIONS):
             notify({"event": "skipped", "folder": path, "files": dict(others.most_common())})
+        if not images and out.resolve().is_relative_to(path.resolve()):
+            raise UsageError(f"{given} contains no images outside of the folder for the results, {out}.")
         if not images:
             raise UsageError(f"{given} contains no images ({', '.join(sorted(PREDICTED_EXTENSIONS))}).")
         return {file: file.relative_to(path) for file in images}

@@ -14,7 +14,8 @@ def test_without_the_data_set(starter_folder, run_export, tmp_path):
     shutil.copy(starter_folder / "cfg.yaml", tmp_path / "moved" / "cfg.yaml")
     run = save_untrained(tmp_path / "moved" / "cfg.yaml", TINY).run_dir
     shutil.rmtree(tmp_path / "moved" / "data")
-    code, out, _ = run_export("--json", checkpoint=run)
+    code, out, err = run_export("--json", checkpoint=run)
     assert code == 0 and json.loads(out)["parity_images"] == "random"
+    assert "warning: compared on random images" in err and "--set dataset.root=FOLDER" in err
     code, _, err = run_export("--int8", checkpoint=run)
     assert code == 3 and "calibrated" in err and str(tmp_path / "moved" / "data") in err

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from seghiero_core import load
+from seghiero_core.errors import UsageError
 from seghiero_core.predict.files import find_jobs
 from support.masks import assert_masks_equal, read_png, written_files
 
@@ -114,6 +115,8 @@ def test_results_below_the_input_are_not_inputs(images, tmp_path):
     (images / "out").mkdir()
     Image.new("RGB", (8, 8)).save(images / "out" / "old.leaf.png")
     assert len(find_jobs([images], images / "out")) == 5
+    with pytest.raises(UsageError, match="contains no images outside of the folder for the results"):
+        find_jobs([images], images)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_results_below_the_input_are_not_inputs(images, tmp_path):
         (["IMAGES", "--decode", "leave"], "Did you mean 'leaf'"),
         (["IMAGES", "--tile", "64", "--overlap", "64"], "half a tile"),
         (["IMAGES", "--batch-size", "0"], "batch-size"),
-        (["IMAGES", "CLASH"], "would both be written"),
+        (["IMAGES", "CLASH"], "Predict one kind of file at a time, for example"),
     ],
 )
 def test_wrong_arguments_write_nothing(predict, images, tmp_path, arguments, words):
