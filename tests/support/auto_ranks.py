@@ -15,6 +15,7 @@ from seghiero_core.devices import make_accelerator
 from seghiero_core.errors import DeviceError
 from seghiero_core.training import batch_size, prepare
 from support import tiny  # noqa: F401 (registers the backbone "tiny")
+from support.processes import leave_processes
 
 accelerator = make_accelerator("cpu", "fp32")
 config = load_config(sys.argv[1], [*sys.argv[2:], "training.batch_size=auto"])
@@ -67,5 +68,4 @@ limit, batch_size._cpu_check = 4, trial_check
 run = prepare.prepare(config)
 assert order[-2:] == ["search", "synchronize"]  # in a trial a norm would wait for a process without memory
 assert gather_object([(run.config.training.batch_size, tuple(tried))]) == [(2, (1, 2, 4))] * 2
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
+leave_processes()

@@ -15,6 +15,7 @@ import support.tiny  # noqa: F401 (registers the backbone "tiny")
 from seghiero_core.config.loading import load_config
 from seghiero_core.training import loop
 from seghiero_core.training.interrupts import Interrupted
+from support.processes import leave_processes
 from support.runs import StopAt, assert_same, weights
 
 Accelerator.end_training = lambda self: None  # it would end the process group, which the next run needs
@@ -55,5 +56,4 @@ assert not set(one) & set(other), "both processes drop alike"
 for run in runs[0], runs[2]:  # the processes validated the same weights and statistics
     one, other = gather_object([run.average.model.state_dict()])
     assert_same(one, other)
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
+leave_processes()

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import fully_shard
 
 from seghiero_core.model.factories import build_model
 from seghiero_core.training.sharding import gather_model, gather_state, scatter_state
+from support.processes import leave_processes
 
 SECTIONS = {"backbone": {"type": "resnet", "depth": 18}, "head": {"type": "extremely_fast_segformer", "dropout": 0.0}}
 
@@ -50,4 +51,4 @@ assert a.keys() == whole.state_dict().keys()
 for name in a:
     assert a[name].equal(b[name]), name
 assert any(not a[name].equal(box[0][0][name]) for name in a)
-dist.destroy_process_group()
+leave_processes()
