@@ -188,7 +188,7 @@ def _component_hint(section: str, registry: Registry, word: str) -> str:
 
 
 def _variant_hint(section: str, registry: Registry, word: str) -> str:
-    """How a variant such as resnet50, resnet-50 or mit-b0 is written; empty if `word` is none."""
+    """How a variant such as resnet50, resnet-50 or mit-b0 is written; empty for other words."""
 
     def plain(text: str) -> str:
         return text.lower().replace("-", "").replace("_", "")

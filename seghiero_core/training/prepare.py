@@ -165,8 +165,8 @@ def _sets_warning(hierarchy: Hierarchy, losses: Sequence[str]) -> str:
     names = [f"'{hierarchy.label_name(len(hierarchy) + i)}'" for i in range(len(hierarchy.sets))]
     able = [name for name, entry in LOSSES.items() if entry.sets]
     return (
-        f"of the labels {shorten(names, 3)}, the losses here ({', '.join(losses)}) use only the class that all of the "
-        f"leaves share, and ignore pixels where there is none. {', '.join(able)} uses all of it."
+        f"the labels {shorten(names, 3)} stand for several classes. The losses here ({', '.join(losses)}) learn only "
+        f"from what these have in common, and ignore the pixel if that is nothing. {', '.join(able)} learns from all."
     )
 
 
