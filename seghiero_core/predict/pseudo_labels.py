@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ class PseudoLabels:
     hierarchy: Hierarchy
     scores: bool = False
 
+    @cached_property
+    def values(self) -> np.ndarray:
+        """(N) int64: the mask value of every node, see `mask_values`."""
+        return mask_values(self.hierarchy)
+
     def paths(self, stem: Path) -> list[Path]:
         """List the files of an image.
 
@@ -78,7 +84,7 @@ class PseudoLabels:
         Returns:
             Its writer.
         """
-        return PseudoLabelWriter(self.paths(stem)[0], self.hierarchy, height, width)
+        return PseudoLabelWriter(self.paths(stem)[0], self.hierarchy, self.values, height, width)
 
 
 class PseudoLabelWriter:
@@ -88,13 +94,13 @@ class PseudoLabelWriter:
 
     Args:
         path: The file; missing folders are created.
-        hierarchy: The classes.
+        hierarchy: The classes, with N nodes.
+        values: (N) the mask value of every node.
         height, width: The size of the image, px.
     """
 
-    def __init__(self, path: Path, hierarchy: Hierarchy, height: int, width: int):
+    def __init__(self, path: Path, hierarchy: Hierarchy, values: np.ndarray, height: int, width: int):
         self.path, self.partial, self.hierarchy = path, temporary_name(path), hierarchy
-        values = mask_values(hierarchy)
         self.tables = [values[list(level.nodes)] for level in hierarchy.levels]
         self.pixels = height * width
         self.counts = np.zeros(len(hierarchy.levels), dtype=np.int64)

@@ -55,7 +55,7 @@ def last_record(folder: Path) -> dict[str, Any]:
         folder: The run folder.
 
     Returns:
-        The record; empty where there is none.
+        The record, or an empty dict before the first one.
     """
     path = folder / _FILE
     lines = path.read_text().splitlines() if path.exists() else []

@@ -35,7 +35,7 @@ class ResumePoint:
 
     Attributes:
         folder: The run folder.
-        checkpoint: The newest intact checkpoint; None where there is none.
+        checkpoint: The newest intact checkpoint, or None before the first one.
         damaged: Newer checkpoint folders that are damaged, each with what is wrong with it.
     """
 
