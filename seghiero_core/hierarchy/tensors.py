@@ -102,10 +102,22 @@ class TreeTensors:
     @cached_property
     def set_leaves(self) -> Tensor:
         """N+S+1,K bool: the leaves of each set; false for labels that are nodes, and for ignored pixels."""
-        table = np.zeros((len(self.label_node), len(self.hierarchy.leaves)))
-        for number, members in enumerate(self.hierarchy.sets):
-            table[len(self.hierarchy) + number, list(members)] = 1
+        table = self._label_leaves()
+        table[: len(self.hierarchy)] = False
         return self._tensor(table, torch.bool)
+
+    @cached_property
+    def label_leaves(self) -> Tensor:
+        """N+S+1,K bool: the leaves under each label, or in its set; false for ignored pixels."""
+        return self._tensor(self._label_leaves(), torch.bool)
+
+    @cached_property
+    def label_distance(self) -> Tensor:
+        """N+S+1,K float32: edges from each leaf to the nearest leaf of a label; 0 for ignored pixels."""
+        leaves = len(self.hierarchy.leaves)
+        distance = self.hierarchy.distance[:leaves, :leaves]
+        rows = [distance[members].min(axis=0) for members in self._label_leaves()[:-1]]
+        return self._tensor([*rows, np.zeros(leaves)], torch.float32)
 
     @cached_property
     def path(self) -> Tensor:
@@ -177,6 +189,12 @@ class TreeTensors:
     def family_sizes(self) -> Tensor:
         """The number of nodes in each family."""
         return self._index(np.unique(self.hierarchy.parents, return_counts=True)[1])
+
+    def _label_leaves(self) -> np.ndarray:
+        """N+S+1,K bool: the leaves under each label, or in its set; false for ignored pixels."""
+        leaves, sets = len(self.hierarchy.leaves), self.hierarchy.sets
+        rows = [[leaf in members for leaf in range(leaves)] for members in (*sets, ())]
+        return np.concatenate([self.hierarchy.covers[:, :leaves], rows])
 
     def _index(self, values: ArrayLike) -> Tensor:
         return self._tensor(values, torch.int64)

@@ -52,11 +52,12 @@ LOSSES: dict[str, LossEntry] = {
     "marginal_cross_entropy": LossEntry(
         "marginal", "leaves", None, {"level_weights": None}, class_weight=True, sets=True
     ),
+    "tree_wasserstein": LossEntry("wasserstein", "leaves", class_weight=True, sets=True),
     "conditional_cross_entropy": LossEntry("cross_entropy", "nodes", "siblings", class_weight=True),
-    "node_bce": LossEntry("nodes", "nodes", "sigmoid"),
-    "tree_min": LossEntry("nodes", "nodes", "sigmoid"),
-    "focal_tree_min": LossEntry("nodes", "nodes", "sigmoid", {"gamma": 2.0}),
-    "tree_rules": LossEntry("rules", "nodes", "sigmoid", {"q": 5.0}),
+    "node_bce": LossEntry("nodes", "nodes", "sigmoid", class_weight=True),
+    "tree_min": LossEntry("nodes", "nodes", "sigmoid", class_weight=True),
+    "focal_tree_min": LossEntry("nodes", "nodes", "sigmoid", {"gamma": 2.0}, class_weight=True),
+    "tree_rules": LossEntry("rules", "nodes", "sigmoid", {"q": 5.0}, class_weight=True),
     "tree_triplet": LossEntry("triplet", "embedding", None, {"margin": 0.1, "scale": 1.0, "samples": 512}),
     "dice": LossEntry("regions", "leaves", None, {"smooth": 1.0}),
     "lovasz": LossEntry("regions", "leaves"),
@@ -76,6 +77,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "hssn": {"terms": {"focal_tree_min": 5.0, "leaf_cross_entropy": 1.0, "tree_triplet": {"weight": 0.5, "ramp": 1.0}}},
     # Li et al., ICCV 2023, section 3.2: the rules have weight 0.2 next to the binary cross-entropy of the nodes.
     "logicseg": {"terms": {"node_bce": 1.0, "tree_rules": 0.2}},
+    # Wang et al. 2025, arXiv 2506.21150, add the two; the weights are ours.
+    "wasserstein": {"terms": {"leaf_cross_entropy": 1.0, "tree_wasserstein": 1.0}},
 }
 """`loss:` sections by name; keys given next to `preset` override its own."""
 DEFAULT_PRESET = "marginal_dice"

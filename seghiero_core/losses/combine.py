@@ -64,6 +64,7 @@ class HierarchicalLoss:
         embedding: Tensor | None = None,
         fraction: float = 1.0,
         auxiliary_logits: Tensor | None = None,
+        counts: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the weighted sum, and each loss on its own.
 
@@ -74,6 +75,9 @@ class HierarchicalLoss:
             fraction: Share (0..1) of the training steps that are done; weights with a ramp depend on it.
             auxiliary_logits: B,num_channels,H,W of the auxiliary head, if there is one. Every loss that reads logits
                 is also computed on them and added with its weight times `auxiliary`.
+            counts: I,N+S+1 pixels of each label in each of the I images of the optimizer step, over all processes and
+                accumulated batches; the last column counts ignored pixels (see `label_counts`). The results are then
+                this batch's share of the step's. Default: this batch is the whole step.
 
         Returns:
             The scalar sum, and each loss by name, unweighted and detached; those of the auxiliary head are named
@@ -93,13 +97,13 @@ class HierarchicalLoss:
         total, parts = logits.new_zeros((), dtype=torch.promote_types(logits.dtype, torch.float32)), {}
         for name, function in self.functions.items():
             scores = embedding if LOSSES[name].channels == "embedding" else logits
-            value = function(scores, target, self.hierarchy)
+            value = function(scores, target, self.hierarchy, counts=counts)
             total = total + self.terms[name].weight_at(fraction) * value
             parts[name] = value.detach()
         if auxiliary_logits is not None:
             for name, function in self.functions.items():
                 if LOSSES[name].channels != "embedding":
-                    value = function(auxiliary_logits, target, self.hierarchy)
+                    value = function(auxiliary_logits, target, self.hierarchy, counts=counts)
                     total = total + self.auxiliary * self.terms[name].weight_at(fraction) * value
                     parts[f"auxiliary_{name}"] = value.detach()
         return total, parts

@@ -11,7 +11,16 @@ from torch import Tensor
 from seghiero_core.hierarchy.tensors import tree_tensors
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.losses.inputs import check_inputs
-from seghiero_core.losses.reductions import group_logsumexp, labels, level_shares, masked_mean, node_weights, widen
+from seghiero_core.losses.reductions import (
+    group_logsumexp,
+    labels,
+    leaf_weights,
+    level_shares,
+    node_weights,
+    total_weight,
+    whole_step,
+    widen,
+)
 
 
 def leaf_cross_entropy(
@@ -21,6 +30,7 @@ def leaf_cross_entropy(
     *,
     ignore_index: int = IGNORE_INDEX,
     class_weight: Tensor | None = None,
+    counts: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
     """Compute the softmax cross-entropy over the leaves.
@@ -37,6 +47,8 @@ def leaf_cross_entropy(
         hierarchy: The class tree, with K leaves and N nodes.
         ignore_index: Target value of the pixels that do not count.
         class_weight: (K) weights of the leaves. The mean is then weighted, as in `torch.nn.functional.cross_entropy`.
+        counts: I,N+S+1 pixels of each label in each image of the whole step (see `label_counts`); the loss is then this
+            batch's share of the step's. Default: this batch is the whole step.
         validate: Whether to check the target's values; on a GPU this synchronizes.
 
     Returns:
@@ -56,12 +68,12 @@ def leaf_cross_entropy(
     logits, target = check_inputs(
         logits, target, hierarchy, "leaves", ignore_index=ignore_index, validate=validate, class_weight=class_weight
     )
-    logits = widen(logits)
-    valid = (target != ignore_index) & (target < logits.shape[1])
-    weight = None if class_weight is None else class_weight.to(logits)
-    total = F.cross_entropy(logits, target.where(valid, -1), weight, ignore_index=-1, reduction="sum")
-    count = valid.sum() if weight is None else weight[target.where(valid, 0)].where(valid, 0).sum()
-    return total / torch.where(count > 0, count, 1)
+    logits, tree = widen(logits), tree_tensors(hierarchy, logits.device)
+    label = labels(target, tree, ignore_index)
+    leaves = logits.shape[1]
+    weight = leaf_weights(class_weight, hierarchy, logits)
+    total = F.cross_entropy(logits, label.where(label < leaves, -1), weight[:leaves], ignore_index=-1, reduction="sum")
+    return total / total_weight(weight, whole_step(counts, label, hierarchy))
 
 
 def level_cross_entropy(
@@ -72,6 +84,7 @@ def level_cross_entropy(
     ignore_index: int = IGNORE_INDEX,
     level_weights: Sequence[float] | float | None = None,
     class_weight: Tensor | None = None,
+    counts: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
     """Compute one softmax cross-entropy per level and average them over the levels.
@@ -92,6 +105,8 @@ def level_cross_entropy(
         level_weights: L weights, finest level first, or the ratio of each to that of the next finer level; None for 1.
         class_weight: (K) weights of the leaves. The means are then weighted; a class of a coarser level weighs the
             mean of its leaves.
+        counts: I,N+S+1 pixels of each label in each image of the whole step (see `label_counts`); the loss is then this
+            batch's share of the step's. Default: this batch is the whole step.
         validate: Whether to check the target's values; on a GPU this synchronizes.
 
     Returns:
@@ -113,7 +128,8 @@ def level_cross_entropy(
     )
     logits, tree = widen(logits), tree_tensors(hierarchy, logits.device)
     label = labels(target, tree, ignore_index)
-    shares = level_shares(label, hierarchy, level_weights, class_weight, logits)
+    counts = whole_step(counts, label, hierarchy)
+    shares = level_shares(counts, hierarchy, level_weights, class_weight, logits)
     loss = logits.new_zeros(())
     for nodes, classes, share in zip(tree.level_nodes, tree.class_of, shares, strict=True):
         level_logits = logits.index_select(1, nodes)
@@ -128,6 +144,7 @@ def conditional_cross_entropy(
     *,
     ignore_index: int = IGNORE_INDEX,
     class_weight: Tensor | None = None,
+    counts: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
     """Compute the cross-entropy of the label's path, with a softmax among the siblings at every branch.
@@ -148,6 +165,8 @@ def conditional_cross_entropy(
         ignore_index: Target value of the pixels that do not count.
         class_weight: (K) weights of the leaves. A pixel weighs what its label does, an inner node the mean of its
             leaves.
+        counts: I,N+S+1 pixels of each label in each image of the whole step (see `label_counts`); the loss is then this
+            batch's share of the step's. Default: this batch is the whole step.
         validate: Whether to check the target's values; on a GPU this synchronizes.
 
     Returns:
@@ -174,5 +193,5 @@ def conditional_cross_entropy(
     log_p = logits.gather(1, chain) - log_sums.gather(1, tree.family[chain])
     on_path = torch.arange(chain.shape[1], device=logits.device)[:, None, None] < tree.depths[label][:, None]
     nll = -log_p.where(on_path, 0).sum(dim=1)
-    weight = torch.ones(len(hierarchy)) if class_weight is None else node_weights(class_weight, tree)
-    return masked_mean(nll, F.pad(weight.to(logits), (0, 1))[label])
+    weight = node_weights(class_weight, tree, logits)
+    return (nll * weight[label]).sum() / total_weight(weight, whole_step(counts, label, hierarchy))

@@ -7,6 +7,7 @@ costs more there than memory does.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import torch
@@ -33,14 +34,29 @@ def sum_over_pixels(logits: Tensor, label: Tensor, piece_loss: PieceLoss) -> Ten
     Returns:
         Scalar sum.
     """
-    return _Fused.apply(logits, label, piece_loss)
+    return fused(logits, label, functools.partial(_value_and_grad, piece_loss=piece_loss))
+
+
+def fused(logits: Tensor, label: Tensor, value_and_grad: PieceLoss) -> Tensor:
+    """Compute a loss together with its gradient; it can be differentiated once, and a second time is an error.
+
+    Args:
+        logits: B,C,H,W.
+        label: B,H,W of integers.
+        value_and_grad: Called as `value_and_grad(logits, label, with_grad)` with logits (B,C,HW) and labels (B,HW).
+            Returns the loss and its gradient B,C,HW, at least float32 (None where `with_grad` is false).
+
+    Returns:
+        Scalar loss.
+    """
+    return _Fused.apply(logits, label, value_and_grad)
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits: Tensor, label: Tensor, piece_loss: PieceLoss) -> Tensor:
-        total, ctx.grad = _value_and_grad(logits, label, piece_loss, ctx.needs_input_grad[0])
-        ctx.piece_loss = piece_loss
+    def forward(ctx, logits: Tensor, label: Tensor, value_and_grad: PieceLoss) -> Tensor:
+        total, ctx.grad = value_and_grad(logits.flatten(2), label.flatten(1), ctx.needs_input_grad[0])
+        ctx.value_and_grad = value_and_grad
         ctx.save_for_backward(logits, label)
         return total
 
@@ -52,28 +68,35 @@ class _Fused(torch.autograd.Function):
         logits, label = ctx.saved_tensors
         grad, ctx.grad = ctx.grad, None  # handed on, not copied
         if grad is None:  # a second pass through a retained graph
-            grad = _value_and_grad(logits, label, ctx.piece_loss, True)[1]
+            grad = ctx.value_and_grad(logits.flatten(2), label.flatten(1), True)[1]
         return grad.mul_(grad_total).to(logits.dtype).view(logits.shape), None, None
 
 
 def _value_and_grad(
-    logits: Tensor, label: Tensor, piece_loss: PieceLoss, with_grad: bool
+    logits: Tensor, label: Tensor, with_grad: bool, *, piece_loss: PieceLoss
 ) -> tuple[Tensor, Tensor | None]:
     """The sum over all pieces, and its gradient B,C,HW where it is wanted."""
-    flat, label = logits.flatten(2), label.flatten(1)
     # Not in half precision: one pixel's share of a mean would underflow before the loss is scaled.
     dtype = widen(logits[:0]).dtype
-    grad = torch.empty(flat.shape, dtype=dtype, device=logits.device) if with_grad else None
+    grad = torch.empty(logits.shape, dtype=dtype, device=logits.device) if with_grad else None
     total = torch.zeros((), dtype=dtype, device=logits.device)
-    for rows, columns in _pieces(flat):
-        value, piece_grad = piece_loss(widen(flat[rows, :, columns]), label[rows, columns], with_grad)
+    for rows, columns in pieces(logits):
+        value, piece_grad = piece_loss(widen(logits[rows, :, columns]), label[rows, columns], with_grad)
         total += value
         if grad is not None:
             grad[rows, :, columns] = piece_grad
     return total, grad
 
 
-def _pieces(flat: Tensor) -> Iterator[tuple[slice, slice]]:
+def pieces(flat: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Cut the pixels into pieces.
+
+    Args:
+        flat: B,C,HW.
+
+    Yields:
+        The images and the pixels of a piece, slices of B and HW.
+    """
     batch, channels, pixels = flat.shape
     if flat.device.type != "cpu":
         yield slice(None), slice(None)

@@ -12,7 +12,7 @@ from seghiero_core.hierarchy.tensors import TreeTensors, tree_tensors
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.losses.fused import sum_over_pixels
 from seghiero_core.losses.inputs import check_inputs
-from seghiero_core.losses.reductions import group_max, level_shares, look_up, widen
+from seghiero_core.losses.reductions import group_max, level_shares, look_up, whole_step, widen
 
 
 def marginal_cross_entropy(
@@ -23,6 +23,7 @@ def marginal_cross_entropy(
     ignore_index: int = IGNORE_INDEX,
     level_weights: Sequence[float] | float | None = None,
     class_weight: Tensor | None = None,
+    counts: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
     """Compute the cross-entropy at every level, where the probability of a class is the sum of its leaves'.
@@ -32,12 +33,13 @@ def marginal_cross_entropy(
 
         loss = sum_l v_l mean(-log P_l(y)) / sum_l v_l
 
-    The mean of level l goes over the pixels that have a label at it: a pixel labeled with an inner node counts at
-    that node's level and above. Levels are averaged rather than summed, so that the loss has the scale of a plain
-    cross-entropy at any depth.
+    A pixel labeled with an inner node counts at every level, too. At the levels finer than the node, P_l(y) is the
+    probability of the node: all that its label says. So does a pixel labeled with a set of leaves, one of which it is:
+    at levels where they share a class, it counts with that class, and at the finer ones with the summed probability of
+    the set. If coarse labels didn't count at the finer levels, classes that are leaves and siblings of groups would be
+    learned as too frequent (see docs/mixed-labels.md).
 
-    A pixel may also be labeled with a set of leaves, one of which it is. It counts at every level: with the class that
-    all of them share, and at the finer levels, which have none, with the summed probability of the set.
+    Levels are averaged rather than summed, so that the loss has the scale of a plain cross-entropy at any depth.
 
     References: Muller & Smith, "A Hierarchical Loss for Semantic Segmentation", VISAPP 2020. For sets: Bevandic et al.,
     "Multi-domain semantic segmentation with overlapping labels", WACV 2022.
@@ -50,6 +52,8 @@ def marginal_cross_entropy(
         level_weights: L weights, finest level first, or the ratio of each to that of the next finer level; None for 1.
         class_weight: (K) weights of the leaves. The means are then weighted; a class of a coarser level weighs the
             mean of its leaves.
+        counts: I,N+S+1 pixels of each label in each image of the whole step (see `label_counts`); the loss is then this
+            batch's share of the step's. Default: this batch is the whole step.
         validate: Whether to check the target's values; on a GPU this synchronizes.
 
     Returns:
@@ -78,7 +82,8 @@ def marginal_cross_entropy(
     )
     tree = tree_tensors(hierarchy, logits.device)
     label = target.where(target != ignore_index, len(tree.label_node) - 1)
-    shares = level_shares(label, hierarchy, level_weights, class_weight, widen(logits[:0]), sets=True)
+    counts = whole_step(counts, label, hierarchy, sets=True)
+    shares = level_shares(counts, hierarchy, level_weights, class_weight, widen(logits[:0]), every_level=True)
     return sum_over_pixels(logits, label, functools.partial(_piece, shares=shares, tree=tree))
 
 

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seghiero_core.hierarchy.tensors import tree_tensors
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.losses.inputs import check_inputs
-from seghiero_core.losses.reductions import masked_mean, widen
+from seghiero_core.losses.reductions import images_with, labels, whole_step, widen
 
 _EPSILON = 5e-4
 """Added to the diagonal of covariances; a direction with less variance than this carries no information."""
@@ -22,9 +23,10 @@ def region_mutual_information(
     ignore_index: int = IGNORE_INDEX,
     pool: int = 4,
     radius: int = 3,
+    counts: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
-    """Compute the region mutual information loss, the mean over the leaves and images.
+    """Compute the region mutual information loss, the mean over the images of the mean over the leaves.
 
     Labels and softmax probabilities are averaged over `pool` x `pool` px, and every `radius` x `radius` window of
     these averages is a point of d = radius^2 dimensions. With Y the points of a leaf's labels and P those of its
@@ -33,8 +35,8 @@ def region_mutual_information(
         (log det(cov(Y) - cov(Y, P) cov(P)^-1 cov(Y, P)^T + e I) - log det(e I)) / 2d
 
     It measures the structure of the labels that the prediction does not explain. The paper leaves out the constant;
-    with it a batch without labels gives 0. Windows with a pixel that is ignored or labeled with an inner node do not
-    count. Use it together with a loss per pixel.
+    with it an image without a whole window gives 0. Windows with a pixel that is ignored or labeled with an inner node
+    do not count, nor does an image without a pixel labeled with a leaf. Use it together with a loss per pixel.
 
     Reference: Zhao et al., "Region Mutual Information Loss for Semantic Segmentation", NeurIPS 2019, eq. 14-16.
 
@@ -45,6 +47,8 @@ def region_mutual_information(
         ignore_index: Target value of the pixels that do not count.
         pool: Side of the squares that are averaged, px.
         radius: Side of a window, in averaged squares.
+        counts: I,N+S+1 pixels of each label in each image of the whole step (see `label_counts`); the loss is then this
+            batch's share of the step's. Default: this batch is the whole step.
         validate: Whether to check the target's values; on a GPU this synchronizes.
 
     Returns:
@@ -64,10 +68,10 @@ def region_mutual_information(
         True
     """
     logits, target = check_inputs(logits, target, hierarchy, "leaves", ignore_index=ignore_index, validate=validate)
-    logits = widen(logits)
+    logits, label = widen(logits), labels(target, tree_tensors(hierarchy, logits.device), ignore_index)
     classes = logits.shape[1]
-    valid = (target != ignore_index) & (target < classes)
-    truth = F.one_hot(target.where(valid, 0), classes).movedim(3, 1).to(logits.dtype)
+    valid = label < classes
+    truth = F.one_hot(label.where(valid, 0), classes).movedim(3, 1).to(logits.dtype)
     probability = logits.softmax(dim=1).where(valid[:, None], 0)
     if min(target.shape[1:]) < pool * radius:
         return probability.sum() * 0
@@ -85,8 +89,8 @@ def region_mutual_information(
     # Of probabilities that are not finite. To raise an error would wait for the GPU, and end a training.
     log_det = log_det.where((no_solution == 0) & (not_positive == 0), torch.nan)
     information = (log_det - unit.diagonal().log().sum() / 2) / radius**2  # B,K
-    seen = whole.any(dim=2).expand_as(information).to(information)
-    return masked_mean(information, seen).to(logits.device, logits.dtype)
+    total = information.mean(dim=1).where(whole.any(dim=2)[:, 0], 0).sum().to(logits.device, logits.dtype)
+    return total / images_with(whole_step(counts, label, hierarchy)[:, :classes])
 
 
 def _windows(x: Tensor, pool: int, radius: int) -> Tensor:

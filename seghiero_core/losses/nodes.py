@@ -15,14 +15,14 @@ from __future__ import annotations
 import functools
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from seghiero_core.hierarchy.tensors import TreeTensors, tree_tensors
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.losses.fused import sum_over_pixels
 from seghiero_core.losses.inputs import check_inputs
-from seghiero_core.losses.reductions import labels, look_up, max_into, widen
+from seghiero_core.losses.node_terms import node_terms
+from seghiero_core.losses.reductions import labels, node_weights, total_weight, whole_step, widen
 
 
 def node_bce(
@@ -31,6 +31,8 @@ def node_bce(
     hierarchy: Hierarchy,
     *,
     ignore_index: int = IGNORE_INDEX,
+    class_weight: Tensor | None = None,
+    counts: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
     """Compute the binary cross-entropy of every node.
@@ -47,6 +49,10 @@ def node_bce(
         target: B,H,W of node indices or `ignore_index`.
         hierarchy: The class tree, with K leaves and N nodes.
         ignore_index: Target value of the pixels that do not count.
+        class_weight: (K) weights of the leaves. A pixel weighs what its label does, an inner node the mean of its
+            leaves.
+        counts: I,N+S+1 pixels of each label in each image of the whole step (see `label_counts`); the loss is then this
+            batch's share of the step's. Default: this batch is the whole step.
         validate: Whether to check the target's values; on a GPU this synchronizes.
 
     Returns:
@@ -63,7 +69,9 @@ def node_bce(
         >>> node_bce(logits, target, hierarchy)  # log 2
         tensor(0.6931)
     """
-    return _mean_over_nodes(logits, target, hierarchy, ignore_index, validate, coherent=False, gamma=0.0)
+    return _mean_over_nodes(
+        logits, target, hierarchy, ignore_index, validate, counts, class_weight, coherent=False, gamma=0.0
+    )
 
 
 def tree_min(
@@ -72,6 +80,8 @@ def tree_min(
     hierarchy: Hierarchy,
     *,
     ignore_index: int = IGNORE_INDEX,
+    class_weight: Tensor | None = None,
+    counts: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
     """Compute the tree-min loss: a binary cross-entropy of scores that agree with the tree.
@@ -90,6 +100,10 @@ def tree_min(
         target: B,H,W of node indices or `ignore_index`.
         hierarchy: The class tree, with K leaves and N nodes.
         ignore_index: Target value of the pixels that do not count.
+        class_weight: (K) weights of the leaves. A pixel weighs what its label does, an inner node the mean of its
+            leaves.
+        counts: I,N+S+1 pixels of each label in each image of the whole step (see `label_counts`); the loss is then this
+            batch's share of the step's. Default: this batch is the whole step.
         validate: Whether to check the target's values; on a GPU this synchronizes.
 
     Returns:
@@ -106,7 +120,9 @@ def tree_min(
         >>> tree_min(logits, target, hierarchy)  # a car is no likelier than a vehicle: (2 log 2 + 2 * 0.1269) / 4
         tensor(0.4100)
     """
-    return _mean_over_nodes(logits, target, hierarchy, ignore_index, validate, coherent=True, gamma=0.0)
+    return _mean_over_nodes(
+        logits, target, hierarchy, ignore_index, validate, counts, class_weight, coherent=True, gamma=0.0
+    )
 
 
 def focal_tree_min(
@@ -116,6 +132,8 @@ def focal_tree_min(
     *,
     ignore_index: int = IGNORE_INDEX,
     gamma: float = 2.0,
+    class_weight: Tensor | None = None,
+    counts: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
     """Compute the focal tree-min loss: `tree_min` with less weight on the terms that are already right.
@@ -132,6 +150,10 @@ def focal_tree_min(
         hierarchy: The class tree, with K leaves and N nodes.
         ignore_index: Target value of the pixels that do not count.
         gamma: How much less a right term weighs, at least 0; 0 gives `tree_min`.
+        class_weight: (K) weights of the leaves. A pixel weighs what its label does, an inner node the mean of its
+            leaves.
+        counts: I,N+S+1 pixels of each label in each image of the whole step (see `label_counts`); the loss is then this
+            batch's share of the step's. Default: this batch is the whole step.
         validate: Whether to check the target's values; on a GPU this synchronizes.
 
     Returns:
@@ -148,7 +170,9 @@ def focal_tree_min(
         >>> focal_tree_min(logits, target, hierarchy)  # log 2 / 2^2
         tensor(0.1733)
     """
-    return _mean_over_nodes(logits, target, hierarchy, ignore_index, validate, coherent=True, gamma=float(gamma))
+    return _mean_over_nodes(
+        logits, target, hierarchy, ignore_index, validate, counts, class_weight, coherent=True, gamma=float(gamma)
+    )
 
 
 def _mean_over_nodes(
@@ -157,84 +181,34 @@ def _mean_over_nodes(
     hierarchy: Hierarchy,
     ignore_index: int,
     validate: bool,
+    counts: Tensor | None,
+    class_weight: Tensor | None,
     *,
     coherent: bool,
     gamma: float,
 ) -> Tensor:
-    logits, target = check_inputs(logits, target, hierarchy, "nodes", ignore_index=ignore_index, validate=validate)
+    logits, target = check_inputs(
+        logits, target, hierarchy, "nodes", ignore_index=ignore_index, validate=validate, class_weight=class_weight
+    )
     tree = tree_tensors(hierarchy, logits.device)
     label = labels(target, tree, ignore_index)
-    known = (len(hierarchy) - tree.below.sum(dim=1)) * (tree.depths > 0)  # N+1: known nodes of a pixel with each label
-    count = (known * label.flatten().bincount(minlength=len(known))).sum().clamp(min=1)
-    scale = 1 / count.to(widen(logits[:0]).dtype)
-    piece = functools.partial(_piece, tree=tree, coherent=coherent, gamma=gamma, scale=scale)
+    counts = whole_step(counts, label, hierarchy)
+    weight = node_weights(class_weight, tree, widen(logits[:0]))
+    known = len(hierarchy) - tree.below.sum(dim=1)  # N+1: known nodes of a pixel with each label
+    piece = functools.partial(
+        node_terms,
+        tree=tree,
+        chains=_chains(tree),
+        coherent=coherent,
+        gamma=gamma,
+        share=weight / total_weight(weight * known, counts),
+        unknown=bool(counts[:, tree.level_sizes[0] : -1].any()),
+    )
     return sum_over_pixels(logits, label, piece)
 
 
-def _piece(
-    z: Tensor, label: Tensor, with_grad: bool, *, tree: TreeTensors, coherent: bool, gamma: float, scale: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Sum of softplus(a) * sigmoid(a)^gamma * scale, with a = s at negatives and -s at positives; z is b,N,p."""
-    depth = look_up(tree.depths[None], label).transpose(0, 1)  # b,1,p
-    share = (depth > 0) * scale
-    chain = look_up(tree.path, label).transpose(0, 1)  # b,D,p from the root's child to the label, then repeated
-    a, positive, lowest = z.clone(), z.gather(1, chain), chain
-    if coherent:
-        _raise_to_subtree_max(a, z, tree)
-        lowest = chain.clone()
-        for step in range(1, chain.shape[1]):
-            higher = positive[:, step] > positive[:, step - 1]
-            positive[:, step] = positive[:, step - 1].where(higher, positive[:, step])
-            lowest[:, step] = lowest[:, step - 1].where(higher, lowest[:, step])
-    a.scatter_(1, chain, -positive)
-    if ((label >= tree.level_sizes[0]) & (depth[:, 0] > 0)).any():  # nodes below an inner label are unknown
-        a.masked_fill_(tree.below[label].transpose(1, 2), -torch.inf)
-
-    loss, score = F.softplus(a, threshold=40), a.sigmoid()  # beyond it softplus(a) is a, in float64 too
-    if gamma == 0:
-        total, grad = (loss.sum(dim=1, keepdim=True) * share).sum(), score
-    else:
-        factor = score.pow(gamma)
-        total = ((loss * factor).sum(dim=1, keepdim=True) * share).sum()
-        grad = loss.mul_(1 - score).mul_(gamma).add_(score).mul_(factor)
-    if not with_grad:
-        return total, None
-    grad *= share
-    at_path = grad.gather(1, chain)
-    grad.scatter_(1, chain, 0)
-    if coherent:
-        _route_to_maxima(grad, z, a, tree)
-    # The chain repeats the label past its depth; the repeats are not terms of the loss.
-    steps = torch.arange(chain.shape[1], device=z.device)[:, None]
-    return total, grad.scatter_add_(1, lowest, -at_path.where(steps < depth, 0))
-
-
-def _raise_to_subtree_max(a: Tensor, z: Tensor, tree: TreeTensors) -> None:
-    """Raise every inner node of `a`, a copy of the logits `z`, to the maximum over the node and its descendants."""
-    max_into(a, tree.leaf_parent, z[:, : tree.level_sizes[0]])
-    for nodes, parents in tree.inner_by_depth:
-        max_into(a, parents, a.index_select(1, nodes))
-
-
-def _route_to_maxima(grad: Tensor, z: Tensor, a: Tensor, tree: TreeTensors) -> None:
-    """Turn gradients of subtree maxima `a` into gradients of the logits `z`, in place; ties share equally."""
-    leaves = tree.level_sizes[0]
-    if z.shape[1] == leaves:
-        return
-    parent = (tree.leaf_parent - leaves).clamp(min=0)
-    is_max = a.index_select(1, tree.leaf_parent).eq_(z[:, :leaves])
-    is_max.index_fill_(1, tree.root_leaves, 0)
-    own = (z[:, leaves:] == a[:, leaves:]).to(z.dtype)
-    ties = own.index_add(1, parent, is_max)
-    inner_is_max = []
-    for nodes, parents in tree.inner_by_depth:
-        inner_is_max.append((a.index_select(1, nodes) == a.index_select(1, parents)).to(z.dtype))
-        ties.index_add_(1, parents - leaves, inner_is_max[-1])
-    ties.clamp_(min=1)  # 0 where the label or a node below it has replaced the maxima
-    inner = grad[:, leaves:]
-    for (nodes, parents), equal in zip(reversed(tree.inner_by_depth), reversed(inner_is_max), strict=True):
-        arriving = (inner.index_select(1, parents - leaves) / ties.index_select(1, parents - leaves)).mul_(equal)
-        inner.index_add_(1, nodes - leaves, arriving)
-    inner /= ties
-    grad[:, :leaves].addcmul_(is_max, inner.index_select(1, parent))
-    inner *= own
+def _chains(tree: TreeTensors) -> Tensor:
+    """D,N+1: the nodes from the child of the root down to each label, preceded by N where there are fewer than D."""
+    depth, nodes = len(tree.path), len(tree.depths) - 1
+    step = torch.arange(depth, device=tree.path.device)[:, None] - (depth - tree.depths)
+    return tree.path.gather(0, step.clamp(min=0)).where(step >= 0, nodes)

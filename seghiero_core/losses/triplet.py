@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from seghiero_core.hierarchy.tensors import tree_tensors
+from seghiero_core.hierarchy.tensors import TreeTensors, tree_tensors
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.losses.inputs import check_inputs
-from seghiero_core.losses.reductions import labels, masked_mean, widen
+from seghiero_core.losses.reductions import images_with, labels, masked_mean, whole_step, widen
 
 
 def tree_triplet(
@@ -22,18 +23,20 @@ def tree_triplet(
     margin: float = 0.1,
     scale: float = 1.0,
     samples: int = 512,
+    counts: Tensor | None = None,
     validate: bool = True,
 ) -> Tensor:
-    """Compute the tree-triplet loss, the mean over randomly drawn triplets of pixels.
+    """Compute the tree-triplet loss, the mean over the images of the mean over triplets of the image's pixels.
 
     An anchor a is compared with a positive p that is nearer to it in the tree than a negative n. With d the tree
     distance of two labels and f = 1 - cosine (0..2) the distance of two embeddings, the loss of a triplet is
 
         max(f(a, p) - f(a, n) + margin + scale * (d(a, n) - d(a, p)) / (2 * depth), 0)
 
-    Up to `samples` anchors are drawn, rare labels as often as frequent ones, and each draws a negative and a positive
-    among the others. A label and one of its ancestors make no pair, because they may be the same thing. Draws come
-    from torch's global generator.
+    Up to `samples` anchors of an image are drawn, rare labels as often as frequent ones, and each draws a negative and
+    a positive among the others. A label and one of its ancestors make no pair, because they may be the same thing. What
+    is drawn follows from where the image's labels meet, so that it is the same in any batch; a new crop draws anew. An
+    image without a labeled pixel does not count, and one without a triplet counts 0.
 
     Reference: Li et al., "Deep Hierarchical Semantic Segmentation", CVPR 2022, eq. 8-10.
 
@@ -44,7 +47,9 @@ def tree_triplet(
         ignore_index: Target value of the pixels that do not count.
         margin: Least difference of the two distances, at least 0.
         scale: How much the difference in tree distance adds to the margin, at least 0.
-        samples: Most anchors in a batch, at least 1.
+        samples: Most anchors in an image, at least 1.
+        counts: I,N+S+1 pixels of each label in each image of the whole step (see `label_counts`); the loss is then this
+            batch's share of the step's. Default: this batch is the whole step.
         validate: Whether to check the target's values; on a GPU this synchronizes.
 
     Returns:
@@ -69,29 +74,31 @@ def tree_triplet(
     embedding, tree = widen(embedding), tree_tensors(hierarchy, embedding.device)
     if target.numel() == 0:
         return embedding.sum() * 0
-    label = labels(_resize(target, embedding.shape[2:]), tree, ignore_index).flatten()
+    label = labels(target, tree, ignore_index)
+    images = images_with(whole_step(counts, label, hierarchy)[:, :-1])
+    label = _resize(label, embedding.shape[2:]).flatten(1)  # B,P
+    for_anchor, for_negative, for_positive = _random(label)
     # The first arrivals of an exponential race are a weighted sample without replacement (Efraimidis & Spirakis 2006).
-    frequency = label.bincount(minlength=len(tree.depths))
-    arrival = torch.empty(label.shape, device=label.device).exponential_() * frequency[label]
+    frequency = whole_step(None, label, hierarchy).gather(1, label)
+    arrival = -((for_anchor + 0.5) / 2**32).log() * frequency
     arrival = arrival.where(label < len(hierarchy), torch.inf)
-    chosen = arrival.topk(min(samples, len(label)), largest=False).indices
-    label = label[chosen]
-    known = label < len(hierarchy)
-    node = label.where(known, 0)
-    distance = tree.distance[node[:, None], node].long()  # S,S
-    same = torch.eye(len(node), dtype=torch.bool, device=node.device)
-    related = (tree.covers | tree.covers.T)[node[:, None], node] & (node[:, None] != node)
-    pairs = known[:, None] & known & ~related & ~same
-    negative = _draw(pairs & (distance > 0))
-    to_negative = distance.gather(1, negative[:, None])
-    nearer = pairs & (distance < to_negative)
-    positive = _draw(nearer)
-    vectors = embedding.movedim(1, 3).flatten(0, 2)[chosen]
-    cosine = (vectors[:, None] * vectors[torch.stack([positive, negative], dim=1)]).sum(dim=2)
-    to_positive = distance.gather(1, positive[:, None])
-    wanted = margin + scale * (to_negative - to_positive)[:, 0].to(cosine) / (2 * len(hierarchy.levels))
-    drawn = nearer.any(dim=1) & pairs.logical_and(distance > 0).any(dim=1)
-    return masked_mean((cosine[:, 1] - cosine[:, 0] + wanted).clamp(min=0), drawn.to(cosine))
+    chosen = arrival.topk(min(samples, label.shape[1]), largest=False).indices  # B,S
+    label = label.gather(1, chosen)
+    distance = _pair_distance(tree)[label[:, :, None], label[:, None]]  # B,S,S
+    is_negative = distance > 0
+    negative = _pick(is_negative, for_negative.gather(1, chosen))
+    to_negative = distance.gather(2, negative)
+    nearer = (distance >= 0) & (distance < to_negative)
+    nearer.diagonal(dim1=1, dim2=2).fill_(False)
+    positive = _pick(nearer, for_positive.gather(1, chosen))
+    to_positive = distance.gather(2, positive)
+    vectors = embedding.flatten(2).mT  # B,P,D
+    image = torch.arange(len(vectors), device=vectors.device)[:, None]
+    others = vectors[image[:, :, None], chosen[image[:, :, None], torch.cat([positive, negative], dim=2)]]
+    cosine = (vectors[image, chosen][:, :, None] * others).sum(dim=3)  # B,S,2
+    wanted = margin + scale * (to_negative - to_positive)[:, :, 0].to(cosine) / (2 * len(hierarchy.levels))
+    drawn = is_negative.any(dim=2) & nearer.any(dim=2)
+    return masked_mean((cosine[:, :, 1] - cosine[:, :, 0] + wanted).clamp(min=0), drawn.to(cosine)).sum() / images
 
 
 def _resize(target: Tensor, size: Sequence[int]) -> Tensor:
@@ -103,6 +110,31 @@ def _resize(target: Tensor, size: Sequence[int]) -> Tensor:
     return target[:, rows[:, None], columns]
 
 
-def _draw(allowed: Tensor) -> Tensor:
-    """The column of a random true element in every row of S,S; any column where a row has none."""
-    return torch.rand(allowed.shape, device=allowed.device).where(allowed, -1).argmax(dim=1)
+def _pair_distance(tree: TreeTensors) -> Tensor:
+    """N+1,N+1: the tree distance of two labels; -1 where one is an ancestor of the other, or ignored."""
+    related = (tree.covers | tree.covers.T).fill_diagonal_(False)
+    return tree.distance.masked_fill(F.pad(related, (0, 1, 0, 1), value=True), -1)
+
+
+def _random(label: Tensor) -> Tensor:
+    """B,P to 3,B,P integers below 2^32, which follow from where the labels of an image change."""
+    pixels = label.shape[1]
+    place = torch.arange(3 * pixels, device=label.device)
+    key = (_scramble(place[1:pixels]) * (label[:, 1:] != label[:, :-1])).sum(dim=1, keepdim=True)
+    return _scramble(_scramble(key) + place).unflatten(1, (3, pixels)).transpose(0, 1)
+
+
+def _scramble(x: Tensor) -> Tensor:
+    """Integers of any shape to ones below 2^32 that look random: Mueller's hash, in which int64 can't overflow."""
+    for _ in range(2):
+        x = x & 0xFFFFFFFF
+        x = ((x >> 16) ^ x) * 0x45D9F3B
+    x = x & 0xFFFFFFFF
+    return (x >> 16) ^ x
+
+
+def _pick(allowed: Tensor, random: Tensor) -> Tensor:
+    """B,S,1: the column of a random true element in every row of B,S,S; the last where a row has none."""
+    rank = allowed.cumsum(dim=2, dtype=torch.int32)
+    wanted = random[:, :, None] * rank[:, :, -1:] >> 32
+    return (rank <= wanted).sum(dim=2, keepdim=True).clamp(max=allowed.shape[2] - 1)

@@ -13,7 +13,7 @@ from seghiero_core.model.factories import build_model, create_backbone, create_h
 from seghiero_core.registry import BACKBONES, HEADS, register_head
 from seghiero_core.testing.conformance import check_head
 
-BUILT_IN = {"aspp": 256, "segformer": 256, "ultrafast_segformer": 128, "extremely_fast_segformer": 64}
+BUILT_IN = {"aspp": 256, "poincare": 256, "segformer": 256, "ultrafast_segformer": 128, "extremely_fast_segformer": 64}
 CHANNELS = (24, 32, 48, 64)
 
 

@@ -39,6 +39,7 @@ def test_presets_train(preset):
         "flat": (11, "softmax"),
         "hssn": (num_nodes, "sigmoid"),
         "logicseg": (num_nodes, "sigmoid"),
+        "wasserstein": (11, "softmax"),
     }[preset]
 
 
@@ -51,8 +52,8 @@ def test_default_is_the_marginal_loss_with_dice_and_class_weights():
 
 
 def test_class_weights_that_no_loss_takes_are_a_fault():
-    (fault,) = check_loss_section({"preset": "logicseg", "class_weights": "auto"})
-    assert "node_bce, tree_rules cannot use class weights" in fault and "focal" in fault
+    (fault,) = check_loss_section({"terms": {"dice": 1, "lovasz": 1}, "class_weights": "auto"})
+    assert "dice, lovasz cannot use class weights" in fault and "focal" in fault
 
 
 @pytest.mark.parametrize("preset", [["flat"], {"flat": 1}, 3])

@@ -34,7 +34,6 @@ def draw(name):
 
 
 def call(name, logits, target, **options):
-    torch.manual_seed(7)  # tree_triplet draws its triplets
     return LOSSES[name].load(name)(logits, target, HIERARCHY, **OPTIONS.get(name, {}), **options)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from seghiero_core import losses
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
+from seghiero_core.losses import triplet
 from support.trees import CAMVID, classes_of_levels, hierarchies, paths, random_target
 
 SIZE = (2, 3, 4)
@@ -60,16 +61,18 @@ def test_leaf_losses(hierarchy, seed):
 @given(hierarchy=hierarchies(), seed=seeds)
 def test_cross_entropies_of_levels(hierarchy, seed):
     z, target = draw(hierarchy, len(hierarchy), seed)
-    leaves = range(len(hierarchy.leaves))
+    leaves, path = range(len(hierarchy.leaves)), paths(hierarchy)
     marginal, level_wise = [], []
     weights = [2.0, *[1.0] * (len(hierarchy.levels) - 1)]
     for of_label in classes_of_levels(hierarchy):
         members = sorted({of_label[leaf] for leaf in leaves})
         sum_losses, level_losses = [], []
         for v, y in pixels(z, target):
-            if (name := of_label[y]) is not None:
-                p = softmax(v[: len(leaves)])
-                sum_losses.append(-math.log(sum(p[leaf] for leaf in leaves if of_label[leaf] == name)))
+            p = softmax(v[: len(leaves)])
+            name = of_label[y]
+            below = [leaf for leaf in leaves if (y in path[leaf] if name is None else of_label[leaf] == name)]
+            sum_losses.append(-math.log(sum(p[leaf] for leaf in below)))
+            if name is not None:
                 level_losses.append(-math.log(softmax([v[m] for m in members])[members.index(name)]))
         marginal.append(mean(sum_losses))
         level_wise.append(mean(level_losses))
@@ -103,7 +106,8 @@ def test_conditional_cross_entropy(hierarchy, seed):
 def test_losses_of_nodes(hierarchy, seed):
     z, target = draw(hierarchy, len(hierarchy), seed)
     path = paths(hierarchy)
-    plain, coherent = [], []  # the probability given to what each known node is
+    plain, coherent, weights = [], [], []  # the probability given to what each known node is; what the label weighs
+    class_weight, of_label = random_weights(hierarchy)
     for v, y in pixels(z, target):
         s = [1 / (1 + math.exp(-value)) for value in v]
         for node in range(len(path)):
@@ -113,10 +117,25 @@ def test_losses_of_nodes(hierarchy, seed):
             elif y not in path[node]:
                 plain.append(1 - s[node])
                 coherent.append(1 - max(s[under] for under in range(len(path)) if node in path[under]))
+        weights += [of_label[y]] * (len(plain) - len(weights))
     check(losses.node_bce, mean(-math.log(p) for p in plain), z, target, hierarchy)
     check(losses.tree_min, mean(-math.log(p) for p in coherent), z, target, hierarchy)
     expected = mean(-math.log(p) * (1 - p) ** 2 for p in coherent)
     check(losses.focal_tree_min, expected, z, target, hierarchy)
+    if weights:
+        expected = float(np.average(-np.log(plain), weights=weights))
+        check(losses.node_bce, expected, z, target, hierarchy, class_weight=class_weight)
+        expected = float(np.average(-np.log(coherent), weights=weights))
+        check(losses.tree_min, expected, z, target, hierarchy, class_weight=class_weight)
+        expected = float(np.average(-np.log(coherent) * (1 - np.array(coherent)) ** 2, weights=weights))
+        check(losses.focal_tree_min, expected, z, target, hierarchy, class_weight=class_weight)
+
+
+def random_weights(hierarchy):
+    """Weights of the leaves as a tensor, and those of all labels: of an inner node the mean of its leaves."""
+    weight = torch.rand(len(hierarchy.leaves), dtype=torch.float64) + 0.1
+    path = paths(hierarchy)
+    return weight, [mean(weight[i].item() for i in range(len(weight)) if node in path[i]) for node in range(len(path))]
 
 
 @few
@@ -124,6 +143,16 @@ def test_losses_of_nodes(hierarchy, seed):
 def test_dice_and_lovasz(hierarchy, seed):
     num_leaves = len(hierarchy.leaves)
     z, target = draw(hierarchy, num_leaves, seed)
+    if seed % 3 == 0:  # nothing to learn from in one image
+        target[1] = target[1].where(target[1] >= num_leaves, IGNORE_INDEX)
+    of_images = [dice_and_lovasz(z[i : i + 1], target[i : i + 1], num_leaves) for i in range(len(target))]
+    of_images = [values for values in of_images if values]
+    check(losses.dice, mean(dice for dice, _ in of_images), z, target, hierarchy)
+    check(losses.lovasz, mean(lovasz for _, lovasz in of_images), z, target, hierarchy)
+
+
+def dice_and_lovasz(z, target, num_leaves):
+    """Both losses of one image; None where it has no pixel labeled with a leaf."""
     counted = [(softmax(v), y) for v, y in pixels(z, target) if y < num_leaves]
     of_dice, of_lovasz = [], []
     for c in sorted({y for _, y in counted}):
@@ -138,20 +167,34 @@ def test_dice_and_lovasz(hierarchy, seed):
 
         steps = [jaccard_loss(set(order[: i + 1])) - jaccard_loss(set(order[:i])) for i in range(len(order))]
         of_lovasz.append(sum(errors[i] * step for i, step in zip(order, steps, strict=True)))
-    check(losses.dice, mean(of_dice), z, target, hierarchy)
-    check(losses.lovasz, mean(of_lovasz), z, target, hierarchy)
+    return (mean(of_dice), mean(of_lovasz)) if counted else None
 
 
 @few
 @given(hierarchy=hierarchies(), seed=seeds)
 def test_tree_rules(hierarchy, seed):
     z, target = draw(hierarchy, len(hierarchy), seed)
+    if seed % 3 == 0:
+        target[1] = IGNORE_INDEX
+    class_weight, of_label = random_weights(hierarchy)
+    for options, weights in (({}, [1.0] * len(of_label)), ({"class_weight": class_weight}, of_label)):
+        for q in (1.0, 5.0):
+            of_images = [rules_of_image(z[i : i + 1], target[i : i + 1], hierarchy, weights, q) for i in range(2)]
+            expected = mean(value for value in of_images if value is not None)
+            check(losses.tree_rules, expected, z, target, hierarchy, q=q, **options)
+
+
+def rules_of_image(z, target, hierarchy, weights, q):
+    """The loss of one image, None where all is ignored; `weights` are those of the labels."""
     nodes = range(len(hierarchy))
     parent = [p[-2] if len(p) > 1 else None for p in paths(hierarchy)]
     scores = [[1 / (1 + math.exp(-value)) for value in v] for v, _ in pixels(z, target)]
+    weight = [weights[y] for _, y in pixels(z, target)]
+    if not scores:
+        return None
 
     def breach(degrees):
-        return mean(d**5 for d in degrees) ** 0.2
+        return float(np.average(np.array(degrees) ** q, weights=weight)) ** (1 / q)
 
     composition, decomposition, exclusion = [], [], []
     for n in nodes:
@@ -163,7 +206,7 @@ def test_tree_rules(hierarchy, seed):
             decomposition.append(breach([s[n] * (1 - max(s[c] for c in children)) for s in scores]))
         if siblings:
             exclusion.append(breach([s[n] * mean(s[a] for a in siblings) for s in scores]))
-    check(losses.tree_rules, mean(composition) + mean(decomposition) + mean(exclusion), z, target, hierarchy)
+    return mean(composition) + mean(decomposition) + mean(exclusion)
 
 
 def test_region_mutual_information():
@@ -208,6 +251,40 @@ def test_tree_triplet_of_three_pixels():
     margin = 0.1 + 0.5 * (5 - 0) / (2 * 3)  # pole, structure, static, root, moving, car
     expected = mean(max(float(f[a, p] - f[a, 1]) + margin, 0) for a, p in ((0, 2), (2, 0)))
     check(losses.tree_triplet, expected, embedding, target, hierarchy, scale=0.5)
+    # The mean over images: two cars and a pole have triplets too, two cars have none, and ignored pixels don't count.
+    targets = torch.tensor([[pole, car, pole, -1], [car, car, pole, -1], [car, -1, car, -1], [-1, -1, -1, -1]])[:, None]
+    other = mean(max(float(f[a, p] - f[a, 2]) + margin, 0) for a, p in ((0, 1), (1, 0)))
+    embedding = embedding.repeat(4, 1, 1, 1)
+    check(losses.tree_triplet, (expected + other + 0) / 3, embedding, targets, hierarchy, scale=0.5)
+
+
+def test_tree_triplet_draws_rare_labels_as_often_as_frequent_ones():
+    """Of 8 anchors among 1000 pixels, one is nearly always the only pixel of the other label."""
+    hierarchy = Hierarchy.from_config({"labels": list("ab")})
+    torch.manual_seed(0)
+    target = torch.zeros(50, 1, 1000, dtype=torch.int64)
+    target.scatter_(2, torch.randint(0, 1000, (50, 1, 1)), 1)
+    value = losses.tree_triplet(torch.ones(50, 1, 1, 1000), target, hierarchy, margin=0.0, samples=8)
+    assert value > 0.9 * 1 / 2  # each triplet costs d(a, n) / 2 = 1
+
+
+def test_tree_triplet_draws_at_random():
+    """Every stream is uniform and unlike the others, and every allowed column is as likely."""
+    torch.manual_seed(0)
+    label = torch.randint(0, 3, (300, 40))
+    random = triplet._random(label)
+    assert torch.equal(random, triplet._random(2 - label)) and random.min() >= 0 and random.max() < 2**32
+    share = (random / 2**32).double().numpy()
+    ecdf = np.linspace(0, 1, share.size)
+    assert np.abs(np.sort(share.ravel()) - ecdf).max() < 1.63 / share.size**0.5  # Kolmogorov-Smirnov, p = 0.01
+    assert np.abs(np.corrcoef(share.reshape(3, -1))[np.triu_indices(3, 1)]).max() < 0.03
+    assert len(np.unique(random)) > 0.99 * random.numel()
+    allowed = torch.rand(1, 1, 12).expand(1, 6000, 12) < 0.4
+    picked = triplet._pick(allowed, triplet._random(torch.randint(0, 3, (1, 6000)))[0])
+    found = picked.flatten().bincount(minlength=12)
+    assert torch.equal(found > 0, allowed[0, 0])
+    expected = 6000 / int(allowed[0, 0].sum())
+    assert (found[allowed[0, 0]] - expected).abs().max() < 4 * expected**0.5
 
 
 def test_tree_triplet_shrinks_the_target_and_knows_no_pair_of_parent_and_child():
@@ -216,9 +293,7 @@ def test_tree_triplet_shrinks_the_target_and_knows_no_pair_of_parent_and_child()
     embedding = torch.randn(1, 4, 1, 2)
     assert losses.tree_triplet(embedding, labels, hierarchy) == 0
     poles_and_cars = torch.tensor([[[2, 2, 8, 8]]])
-    torch.manual_seed(0)
     small = losses.tree_triplet(embedding.repeat(1, 1, 1, 2), poles_and_cars, hierarchy)
-    torch.manual_seed(0)
     big = poles_and_cars.repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
     assert torch.equal(losses.tree_triplet(embedding.repeat(1, 1, 1, 2), big, hierarchy), small)
 
