@@ -14,6 +14,7 @@ from seghiero_cli.tables import format_percent
 from seghiero_core.errors import UsageError, shorten
 
 if TYPE_CHECKING:
+    from seghiero_core.config.schema import Config
     from seghiero_core.hierarchy.tree import Hierarchy
 
 CHECK_EXAMPLE = "Example: seghiero data check cfg.yaml"
@@ -33,11 +34,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 def check(cfg: Cfg, as_json: Json = False) -> None:
     """Decode every image and mask of every split, and report all faults together (exit code 3)."""
     _, stats, warnings = _stats(cfg)
-    splits = {
-        name: {key: split[key] for key in ("images", "sizes", "ignored")}
-        | {"absent": [entry["name"] for entry in split["labels"] if not entry["pixels"]], "warnings": warnings[name]}
-        for name, split in stats["splits"].items()
-    }
+    splits = {name: _check(split) | {"warnings": warnings[name]} for name, split in stats["splits"].items()}
     if as_json:
         console.result_json(splits)
         return
@@ -45,6 +42,10 @@ def check(cfg: Cfg, as_json: Json = False) -> None:
         console.result(f"ok   {name}: {_summary(split)}")
         if split["absent"]:
             console.result(f"     classes without a pixel: {', '.join(split['absent'])}")
+        for source, part in split.get("sources", {}).items():
+            console.result(f"     {source}: {_summary(part)}")
+            if part["absent"]:
+                console.result(f"     {' ' * len(source)}  classes without a pixel: {', '.join(part['absent'])}")
         for text in split["warnings"]:
             console.result(f"     warning: {text}")
 
@@ -57,19 +58,23 @@ def stats(cfg: Cfg, as_json: Json = False) -> None:
         console.result_json(document)
         return
     splits, weights = document["splits"], document["class_weights"]
-    labeled = sorted(hierarchy.values.values())
+    labeled = sorted({label for each in hierarchy.sources or [hierarchy] for label in each.values.values()})
     classes = list(_class_rows(hierarchy.tree, {hierarchy.label_name(label) for label in labeled}))
     sets = [hierarchy.label_name(label) for label in labeled if label >= len(hierarchy)]
     classes += [("", name, True) for name in sets]
+    columns_of = {}  # each split, then each of its sources
+    for split, found in splits.items():
+        columns_of[split] = found
+        columns_of |= {f"{split}: {source}": part for source, part in found.get("sources", {}).items()}
     rows = []
     for indent, name, is_rest in classes:
-        shares = [_share(split, name, is_rest=is_rest) for split in splits.values()]
+        shares = [_share(column, name, is_rest=is_rest) for column in columns_of.values()]
         factors = [f"{weight[name]:.2f}" if name in weight else "" for weight in weights.values()]
         text = f"only {name}" if is_rest and name not in sets else name
         rows.append([f"{indent}{text}", *map(_percent, shares), *factors])
     columns = [
         "class",
-        *(f"{name} %" for name in splits),
+        *(f"{name} %" for name in columns_of),
         *(f"weight {scheme.replace('_', ' ')}" for scheme in weights),
     ]
     console.table("", columns, rows, right=range(1, len(columns)))
@@ -79,9 +84,10 @@ def stats(cfg: Cfg, as_json: Json = False) -> None:
     if sets:
         console.result("A or B: pixels that may be any of these; at levels where all share a class, they count for it.")
     console.result(f"weight: in the loss, with loss.class_weights: {' or '.join(weights)}.")
-    for name, split in splits.items():
-        console.result(f"{name}: {_summary(split)}")
-        for text in warnings[name]:
+    for name, column in columns_of.items():
+        console.result(f"{name}: {_summary(column)}")
+    for name, texts in warnings.items():
+        for text in texts:
             console.note(f"warning: {name}: {text}")
 
 
@@ -110,10 +116,13 @@ def preview(
 @app.command("convert", epilog=CONVERT_EXAMPLE)
 def convert(
     cfg: Cfg,
-    source: Annotated[Path, typer.Argument(metavar="MASKS", help="A folder of color masks.")],
+    masks: Annotated[Path, typer.Argument(metavar="MASKS", help="A folder of color masks.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the converted masks.")],
     ignore: Annotated[
         list[str] | None, typer.Option(metavar="R,G,B", help="A color to map to the ignore value; repeatable.")
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Use the mask values of this one of dataset.sources.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -121,17 +130,30 @@ def convert(
     from seghiero_core.config.loading import load_config
     from seghiero_core.data.convert import convert_masks, values_of_colors
 
-    classes = load_config(cfg).classes
+    config = load_config(cfg)
+    labels, ignored_value = _mask_values(config, source)
     ignored = [_color(text) for text in ignore or []]
-    values = values_of_colors(classes.labels, classes.colors or {}, ignored, classes.ignore)
+    values = values_of_colors(labels, config.classes.colors or {}, ignored, ignored_value)
     with Progress() as progress:
         written = convert_masks(
-            source, out, values, on_progress=lambda done, of: progress.show(f"{done}/{of} masks converted")
+            masks, out, values, on_progress=lambda done, of: progress.show(f"{done}/{of} masks converted")
         )
     if as_json:
         console.result_json({"masks": len(written), "out": str(out), "colors": len(values)})
         return
     console.result(f"{console.plural(len(written), 'mask')} -> {out}")
+
+
+def _check(split: dict[str, Any]) -> dict[str, Any]:
+    """What `data check` says of a split or a source; of a split also of each of its sources."""
+    pixels: dict[str, int] = {}
+    for entry in split["labels"]:
+        pixels[entry["name"]] = pixels.get(entry["name"], 0) + entry["pixels"]
+    checked = {key: split[key] for key in ("images", "sizes", "ignored")}
+    checked["absent"] = [name for name, count in pixels.items() if not count]
+    if "sources" in split:
+        checked["sources"] = {name: _check(source) for name, source in split["sources"].items()}
+    return checked
 
 
 def _stats(cfg: Path) -> tuple[Hierarchy, dict[str, Any], dict[str, list[str]]]:
@@ -157,7 +179,8 @@ def _class_rows(tree: Mapping[str, Any], labeled: Collection[str], indent: str =
 
 def _share(split: dict[str, Any], name: str, *, is_rest: bool) -> float:
     counted = [split["labels"]] if is_rest else [level["classes"] for level in split["levels"]]
-    return next(entry["share"] for classes in counted for entry in classes if entry["name"] == name)
+    shares = [entry["share"] for classes in counted for entry in classes if entry["name"] == name]
+    return sum(shares) if is_rest else shares[0]  # several mask values of a source may have one label
 
 
 def _percent(share: float) -> str:
@@ -173,6 +196,22 @@ def _summary(split: dict[str, Any]) -> str:
         sizes = [f"{size} ({entry['images']})" for size, entry in zip(sizes, split["sizes"], strict=True)]
     images = console.plural(split["images"], "image")
     return f"{images} of {shorten(sizes)} px (HxW), {_percent(split['ignored'])} % of the pixels ignored"
+
+
+def _mask_values(config: Config, source: str | None) -> tuple[dict[int, str | list[str]], int]:
+    """The labels and the ignore value of a source; without a name, those of `classes`."""
+    classes, sources = config.classes, {each.name: each for each in config.dataset.sources or ()}
+    if source is None:
+        if any(each.labels or each.ignore is not None for each in sources.values()):
+            raise UsageError(
+                f"dataset.sources have mask values of their own; add --source with {' or '.join(sources)}."
+            )
+        return classes.labels, classes.ignore
+    if source not in sources:
+        known = f"known: {', '.join(sources)}" if sources else "the config has no dataset.sources"
+        raise UsageError(f"--source {source}: no such source; {known}.")
+    found = sources[source]
+    return found.labels or classes.labels, classes.ignore if found.ignore is None else found.ignore
 
 
 def _color(text: str) -> tuple[int, int, int]:

@@ -5,40 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from seghiero_core.config.schema import ClassesConfig, Config
+from seghiero_core.config.component_faults import COMPONENT_REGISTRIES, component_hint
+from seghiero_core.config.messages import Fault, expectation, fault_at
+from seghiero_core.config.schema import SPLITS, ClassesConfig, Config, SourceConfig
 from seghiero_core.config.suggestions import unknown_key
-from seghiero_core.errors import UsageError, nearest
+from seghiero_core.errors import nearest
 from seghiero_core.hierarchy.presets import preset_names
 from seghiero_core.hierarchy.section import ClassesError
 from seghiero_core.hierarchy.tree import Hierarchy
-from seghiero_core.hierarchy.values import short_repr
-from seghiero_core.hierarchy.yaml_reader import Key, dotted
+from seghiero_core.hierarchy.yaml_reader import Key
 from seghiero_core.losses.catalog import check_loss_section, loss_hint
-from seghiero_core.registry import BACKBONES, HEADS, BackboneEntry, HeadEntry, Registry
 
-Fault = tuple[Key, str]
-"""The key that is wrong, to find its line, and the message, which begins with the key."""
-
-_EXPECTED = {
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "dict_type": "a mapping",
-    "finite_number": "a finite number",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "int_from_float": "a whole number",
-    "int_parsing": "a whole number",
-    "int_type": "a whole number",
-    "list_type": "a list",
-    "model_type": "a mapping",
-    "path_type": "a path",
-    "string_too_short": "a string that is not empty",
-    "string_type": "a string",
-    "tuple_type": "a list",
-}
-"""What was expected, by the type of pydantic's error."""
+_INHERITED = (*SPLITS, "image_suffix", "mask_suffix")  # what an entry of `dataset.sources` may leave out
 
 
 def validate_schema(data: Mapping[str, Any]) -> tuple[Config | None, list[Fault]]:
@@ -53,42 +33,67 @@ def validate_schema(data: Mapping[str, Any]) -> tuple[Config | None, list[Fault]
     try:
         return Config.model_validate(data), []
     except ValidationError as error:
-        return None, [_schema_fault(details) for details in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        return None, [_schema_fault(each) for each in details if not _is_inherited(each["loc"], data)]
 
 
-def build_hierarchy(config: Config | None, classes: Any) -> tuple[Hierarchy | None, list[Fault]]:
+def build_hierarchy(config: Config | None, data: Mapping[str, Any]) -> tuple[Hierarchy | None, list[Fault]]:
     """Build the class tree, if need be from a config that has faults in other sections.
 
     Args:
         config: The config, None where it has faults.
-        classes: Its `classes` section as plain values.
+        data: The same as plain values, its preset expanded.
 
     Returns:
-        The tree, None where `classes` has faults, and those that `validate_schema` has not found.
+        The tree, None where `classes` or the labels of a source have faults, and those that `validate_schema` has not
+        found.
     """
     try:
         if config is not None:
             return config.hierarchy, []
-        return Hierarchy.from_config(ClassesConfig.model_validate(classes)), []
+        classes = ClassesConfig.model_validate(data.get("classes"))
+        sources = [SourceConfig.model_validate(_mask_values(source)) for source in _sources(data.get("dataset"))]
+        return Hierarchy.from_config({"classes": classes, "dataset": {"sources": sources}}), []
     except ValidationError:
         return None, []
     except ClassesError as error:
-        return None, [_fault(key, text) for key, text in error.faults]
+        return None, [fault_at(key, text) for key, text in error.faults]
 
 
-def component_faults(data: Mapping[str, Any]) -> Iterator[Fault]:
-    """Check the types and options of the `backbone` and `head` sections.
+def dataset_faults(dataset: Any) -> Iterator[Fault]:
+    """Check that there are images to train on and to validate with, and that the sources have names and folders.
 
     Args:
-        data: The config as plain values.
+        dataset: The `dataset` section as plain values.
 
     Yields:
         The faults.
     """
-    for section, registry in (("backbone", BACKBONES), ("head", HEADS)):
-        options = data.get(section, {})
-        if isinstance(options, Mapping):
-            yield from _component_faults(section, registry, options)
+    if not isinstance(dataset, Mapping):
+        return  # `validate_schema` reports it
+    sources = {i: each for i, each in enumerate(_sources(dataset)) if isinstance(each, Mapping)}
+    if dataset.get("sources") is not None and not sources:
+        return
+    parts = [{**dataset, **source} for source in sources.values()] or [dataset]
+    for split in ("train", "val"):
+        if not any(part.get(split) for part in parts):
+            missing = "no source has this split; set it here, or in one of dataset.sources."
+            yield fault_at(("dataset", split), missing if sources else "this key is required.")
+    first: dict[str, int] = {}
+    for (i, source), part in zip(sources.items(), parts, strict=False):
+        name = source.get("name")
+        if isinstance(name, str) and first.setdefault(name, i) != i:
+            text = f"'{name}' is also the name of dataset.sources.{first[name]}; give each source its own name."
+            yield fault_at(("dataset", "sources", i, "name"), text)
+        if not any(part.get(split) for split in SPLITS):
+            yield fault_at(("dataset", "sources", i), f"has no images: add {', '.join(SPLITS[:-1])} or {SPLITS[-1]}.")
+        elif source.get("weight", 1) != 1 and not part.get("train") and any(other.get("train") for other in parts):
+            text = "this source has no images to train on, so its weight has no effect; remove this key."
+            yield fault_at(("dataset", "sources", i, "weight"), text)
+    for split in SPLITS:
+        if sources and dataset.get(split) and all(split in source for source in sources.values()):
+            text = f"each of dataset.sources has its own; set dataset.sources.N.{split}, or remove this key."
+            yield fault_at(("dataset", split), text)
 
 
 def loss_faults(loss: Any, hierarchy: Hierarchy) -> list[Fault]:
@@ -120,7 +125,7 @@ def monitor_faults(config: Config, hierarchy: Hierarchy) -> list[Fault]:
     if monitor in known:
         return []
     hint = f"{nearest(monitor, known)} Known: {', '.join(known)}."
-    return [_fault(("training", "monitor"), f"unknown metric '{monitor}'.{hint}")]
+    return [fault_at(("training", "monitor"), f"unknown metric '{monitor}'.{hint}")]
 
 
 def init_from_faults(config: Config) -> list[Fault]:
@@ -134,12 +139,8 @@ def init_from_faults(config: Config) -> list[Fault]:
     """
     if config.init_from and config.backbone.pretrained:
         text = "loads the backbone's weights, too; set backbone.pretrained to false, or remove init_from."
-        return [_fault(("init_from",), text)]
+        return [fault_at(("init_from",), text)]
     return []
-
-
-def _fault(key: Key, text: str) -> Fault:
-    return key, f"{dotted(key)}: {text}"
 
 
 def _fault_from_line(line: str) -> Fault:
@@ -151,17 +152,17 @@ def _schema_fault(error: Any) -> Fault:
     """Turn pydantic's description of an error into a fault."""
     key = error["loc"]
     if error["type"] == "missing":
-        return _fault(key, "this key is required.")
+        return fault_at(key, "this key is required.")
     if error["type"] == "extra_forbidden":
-        return _fault(key, f"unknown key.{unknown_key(key, _known_keys(key[:-1]))}")
+        return fault_at(key, f"unknown key.{unknown_key(key, _known_keys(key[:-1]))}")
     inside = getattr(error.get("ctx", {}).get("error"), "key", ())  # where a validator found it
     if error["type"] == "invalid_key":  # not a string
         key = (*key[:-1], error["input"])
-        return _fault(key, f"unknown key.{unknown_key(key, _known_keys(key[:-1]))}")
+        return fault_at(key, f"unknown key.{unknown_key(key, _known_keys(key[:-1]))}")
     hint = ""
     if len(key) == 1 and error["type"] in ("dict_type", "model_type"):
         hint = _section_hint(key[0], error["input"])
-    return _fault((*key, *inside), _expectation(error) + hint)
+    return fault_at((*key, *inside), expectation(error) + hint)
 
 
 def _section_hint(section: Any, value: Any) -> str:
@@ -172,115 +173,40 @@ def _section_hint(section: Any, value: Any) -> str:
         return loss_hint(*map(str, value if isinstance(value, list) else [value]))
     if not isinstance(value, str):
         return ""
-    if section in ("backbone", "head"):
-        return _component_hint(section, BACKBONES if section == "backbone" else HEADS, value)
+    if section in COMPONENT_REGISTRIES:
+        return component_hint(section, value)
     if section == "classes" and value in preset_names():
         return f" Write `classes: {{preset: {value}}}`."
     return " Write 'key: value', with a space after the colon." if ":" in value or " " in value else ""
 
 
-def _component_hint(section: str, registry: Registry, word: str) -> str:
-    """How a component is written; `word` may also be its variant."""
-    if word in registry.names():
-        return f" Write `{section}: {{type: {word}}}`."
-    names = ", ".join(registry.names())
-    return _variant_hint(section, registry, word) or f" Write `{section}: {{type: NAME}}` with one of {names}."
+def _sources(dataset: Any) -> list[Any]:
+    """The entries of `dataset.sources` of plain values; none where it isn't a list."""
+    sources = dataset.get("sources") if isinstance(dataset, Mapping) else None
+    return sources if isinstance(sources, list) else []
 
 
-def _variant_hint(section: str, registry: Registry, word: str) -> str:
-    """How a variant such as resnet50, resnet-50 or mit-b0 is written; empty for other words."""
+def _mask_values(source: Any) -> Any:
+    """The keys of a source that matter to the class tree, as an entry of their own."""
+    if not isinstance(source, Mapping):
+        return source
+    return {"name": "any", **{key: source[key] for key in ("labels", "ignore") if key in source}}
 
-    def plain(text: str) -> str:
-        return text.lower().replace("-", "").replace("_", "")
 
-    for name in registry.names():
-        entry = registry.get(name)
-        for variant in getattr(entry, "variants", ()):
-            if plain(word) in (plain(str(variant)), plain(f"{name}{variant}")):
-                return f" Write `{section}: {{type: {name}, {entry.selector}: {variant}}}`."
-    return ""
+def _is_inherited(key: Key, data: Mapping[str, Any]) -> bool:
+    """Whether a fault of a source is one of `dataset`, whose value the source got."""
+    if key[:2] != ("dataset", "sources") or len(key) < 4 or key[3] not in _INHERITED:
+        return False
+    return key[3] not in data["dataset"]["sources"][key[2]]
 
 
 def _known_keys(section: Key) -> list[str]:
     """The keys of a section of the schema; the empty key stands for the whole config."""
     model: type[BaseModel] = Config
     for name in section:
-        annotation = model.model_fields[name].annotation
-        alternatives = getattr(annotation, "__args__", (annotation,))  # of `SplitConfig | None`
-        model = next(each for each in alternatives if issubclass(each, BaseModel))
+        if isinstance(name, str):
+            annotation = model.model_fields[name].annotation
+            while arguments := getattr(annotation, "__args__", ()):  # of `SplitConfig | None` or `list[SourceConfig]`
+                annotation = arguments[0]
+            model = annotation
     return list(model.model_fields)
-
-
-def _expectation(error: Any) -> str:
-    """Say what was expected and what was found."""
-    kind, context = error["type"], error.get("ctx", {})
-    if kind == "value_error":  # raised by a validator, which says both
-        return f"{context['error']}."
-    if kind == "literal_error":
-        expected = context["expected"]
-    elif kind == "greater_than":
-        expected = _at_least_above(context["gt"])
-    elif kind == "greater_than_equal":
-        expected = _at_least(context["ge"])
-    elif kind == "less_than":
-        expected = f"a number below {context['lt']:g}"
-    elif kind == "less_than_equal":
-        expected = f"a number of at most {context['le']:.10g}"
-    elif kind == "list_type" and isinstance(error["input"], str):
-        is_one = len(error["input"].split()) == 1 or "," in error["input"]
-        advice = f"write [{error['input']}]" if is_one else "put it in brackets, with commas between the items"
-        return f"expected a list, found {short_repr(error['input'])}; {advice}."
-    elif kind in _EXPECTED:
-        expected = _EXPECTED[kind]
-    else:  # a rarer kind, from the annotation of a component's option
-        return f"{error['msg'].replace('Input should be', 'expected')}, found {short_repr(error['input'])}."
-    return f"expected {expected}, found {short_repr(error['input'])}."
-
-
-def _at_least_above(limit: float) -> str:
-    return f"a whole number from {limit + 1}" if isinstance(limit, int) else f"a number above {limit:g}"
-
-
-def _at_least(limit: float) -> str:
-    return f"a whole number from {limit}" if isinstance(limit, int) else f"a number of at least {limit:g}"
-
-
-def _component_faults(section: str, registry: Registry, options: Mapping[str, Any]) -> Iterator[Fault]:
-    name = options.get("type", Config.model_fields[section].default.type)
-    try:
-        entry: BackboneEntry | HeadEntry = registry.get(str(name))
-    except UsageError as error:
-        hint = _variant_hint(section, registry, str(name))
-        yield _fault((section, "type"), f"unknown {section} '{name}'.{hint}" if hint else str(error))
-        return
-    if isinstance(entry, BackboneEntry):
-        try:
-            entry.check_variant(options.get(entry.selector, entry.default))
-        except UsageError as error:
-            yield _fault((section, entry.selector), str(error))
-    known = {*type(Config.model_fields[section].default).model_fields, *_own_keys(entry)}
-    for key, value in options.items():
-        if key not in known:
-            yield _fault((section, key), _unknown_option(section, registry, str(name), key, known))
-        elif key in entry.options:
-            try:
-                TypeAdapter(entry.options[key].annotation).validate_python(value)
-            except ValidationError as error:
-                yield _fault((section, key), _expectation(error.errors()[0]))
-
-
-def _own_keys(entry: BackboneEntry | HeadEntry) -> set[str]:
-    """The keys that this component has, beyond those that every component of its kind has."""
-    if isinstance(entry, BackboneEntry):
-        return {entry.selector, *entry.options}
-    return set(entry.options)
-
-
-def _unknown_option(section: str, registry: Registry, name: str, key: str, known: set[str]) -> str:
-    others = [other for other in registry.names() if key in _own_keys(registry.get(other))]
-    if others:
-        whole = f"{section}={{type: {name}}}"
-        hint = f" It belongs to {', '.join(others)}: remove it, or replace the whole section ({whole})."
-    else:
-        hint = unknown_key((section, key), sorted(known))
-    return f"unknown key for {name}.{hint}"

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
+from seghiero_core.config.component_faults import component_faults
 from seghiero_core.config.faults import (
-    Fault,
     build_hierarchy,
-    component_faults,
+    dataset_faults,
     init_from_faults,
     loss_faults,
     monitor_faults,
     validate_schema,
 )
-from seghiero_core.config.schema import Config, OutputConfig, SplitConfig
+from seghiero_core.config.messages import Fault
+from seghiero_core.config.schema import SPLITS, Config, DatasetConfig, OutputConfig, SourceConfig, SplitConfig
 from seghiero_core.config.suggestions import find_keys
 from seghiero_core.errors import ConfigError, UsageError
 from seghiero_core.hierarchy.presets import expand_preset
 from seghiero_core.hierarchy.values import short_repr
 from seghiero_core.hierarchy.yaml_reader import Key, place, read_yaml, read_yaml_file
 from seghiero_core.plugins.loading import current_loader, load_plugins
+
+_Part = TypeVar("_Part", DatasetConfig, SourceConfig)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -56,7 +59,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def override_config(config: Config, overrides: Sequence[str]) -> Config:
-    """Change keys of a validated config. A new `dataset.root` moves the folders of the splits that lie below the old.
+    """Change keys of a validated config. A new `dataset.root`, or root of a source, moves the folders below the old.
 
     Args:
         config: The config, with absolute paths.
@@ -70,20 +73,17 @@ def override_config(config: Config, overrides: Sequence[str]) -> Config:
         UsageError: When an override is malformed.
     """
     data = yaml.safe_load(config.to_yaml())
-    dataset, root = data["dataset"], config.dataset.root
-    for split in (dataset[name] for name in ("train", "val", "test") if dataset[name]):
-        for kind, folder in split.items():
-            if Path(folder).is_relative_to(root):
-                split[kind] = str(Path(folder).relative_to(root))
+    dataset = data["dataset"]
+    for part in _parts(dataset):
+        for folders in (part[split] for split in SPLITS if part[split]):
+            _make_relative(folders, ("images", "masks"), part["root"])
+        if part is not dataset:
+            _make_relative(part, ("root",), dataset["root"])
     places: dict[Key, str] = {}
     for override in overrides:
         _apply_override(data, places, override)
-    for split in ("train", "val", "test"):
-        if ("dataset", split) in places:
-            dataset[split] = _from_current_folder(dataset[split])
-        for kind in ("images", "masks"):
-            if ("dataset", split, kind) in places:
-                dataset[split][kind] = _from_current_folder(dataset[split][kind])
+    for key in [key for key in places if key[0] == "dataset" and key != ("dataset", "root")]:
+        _start_at_current_folder(data, key)
     return parse_config(data, Path("config.yaml"), places)
 
 
@@ -120,8 +120,9 @@ def parse_config(
         if "labels" not in data["classes"]:  # they are missing because of the preset
             schema_faults = [fault for fault in schema_faults if fault[0] != ("classes", "labels")]
     faults += schema_faults
+    faults += dataset_faults(data.get("dataset", {}))
     faults += component_faults(data)
-    hierarchy, class_faults = build_hierarchy(config, data.get("classes"))
+    hierarchy, class_faults = build_hierarchy(config, data)
     faults += class_faults
     if hierarchy:
         faults += loss_faults(data.get("loss", {}), hierarchy)
@@ -137,25 +138,36 @@ def parse_config(
 
 def _apply_override(data: dict[str, Any], places: dict[Key, str], override: str) -> None:
     name, equals, text = override.partition("=")
-    keys = name.split(".")
+    keys: list[Any] = name.split(".")
     if not equals or not all(keys):
         raise UsageError(f"--set {override}: expected section.key=value, for example --set training.lr=0.01.")
     if keys[0] not in Config.model_fields and (found := find_keys(keys[-1])):
         meant = " or ".join(f"--set {key}={text}" for key in found)
         raise UsageError(f"--set {override}: unknown key '{name}'. Did you mean {meant}?")
     value, _ = read_yaml(text, f"--set {name}")
-    target = data
+    target: Any = data
     for depth, key in enumerate(keys[:-1]):
-        if target.get(key) is None:
+        keys[depth] = key = _position(target, key, override)
+        if not isinstance(target, list) and target.get(key) is None:
             places[tuple(keys[: depth + 1])] = f"--set {override}"
             target[key] = {}
         target = target[key]
-        if not isinstance(target, dict):
-            raise UsageError(f"--set {override}: '{key}' is a single value and has no key '{keys[-1]}'.")
+        if not isinstance(target, dict | list):
+            raise UsageError(f"--set {override}: '{key}' is a single value and has no key '{keys[depth + 1]}'.")
+    keys[-1] = _position(target, keys[-1], override)
     target[keys[-1]] = value
     for key in [key for key in places if key[: len(keys)] == tuple(keys)]:
         del places[key]
     places[tuple(keys)] = f"--set {override}"
+
+
+def _position(target: dict[str, Any] | list[Any], key: str, override: str) -> Any:
+    """The key itself, or as a number where it is the position of a list's item."""
+    if isinstance(target, dict):
+        return key
+    if key.isdecimal() and int(key) < len(target):
+        return int(key)
+    raise UsageError(f"--set {override}: '{key}' is not the position of an item: 0 to {len(target) - 1}.")
 
 
 def _belongs_to_run(path: Path) -> bool:
@@ -197,12 +209,10 @@ def _expand_classes(data: Mapping[str, Any]) -> tuple[Mapping[str, Any], Fault |
 def _resolve_paths(config: Config, path: Path) -> Config:
     """Make relative paths absolute, and name the run after the file unless it has a name."""
     folder = path.resolve().parent
-    root = folder / config.dataset.root.expanduser()
-    splits = {
-        name: SplitConfig(images=root / split.images.expanduser(), masks=root / split.masks.expanduser())
-        for name in ("train", "val", "test")
-        if (split := getattr(config.dataset, name))
-    }
+    dataset = _resolve_folders(config.dataset, folder)
+    if dataset.sources:
+        sources = [_resolve_folders(source, dataset.root) for source in dataset.sources]
+        dataset = dataset.model_copy(update={"sources": sources, **dict.fromkeys(SPLITS)})
     backbone = config.backbone
     if isinstance(backbone.pretrained, str):
         backbone = backbone.model_copy(update={"pretrained": _absolute(folder, backbone.pretrained)})
@@ -210,11 +220,48 @@ def _resolve_paths(config: Config, path: Path) -> Config:
         update={
             "backbone": backbone,
             "init_from": config.init_from and _absolute(folder, config.init_from),
-            "dataset": config.dataset.model_copy(update={"root": root, **splits}),
+            "dataset": dataset,
             "output": OutputConfig(dir=folder / config.output.dir.expanduser(), name=config.output.name or path.stem),
             "plugins": [_absolute(folder, name) for name in config.plugins],
         }
     )
+
+
+def _resolve_folders(part: _Part, folder: Path) -> _Part:
+    """Make the root of a data set or source absolute, and its folders, which are relative to its root."""
+    root = folder / part.root.expanduser()
+    splits = {
+        name: SplitConfig(images=root / split.images.expanduser(), masks=root / split.masks.expanduser())
+        for name in SPLITS
+        if (split := getattr(part, name))
+    }
+    return part.model_copy(update={"root": root, **splits})
+
+
+def _parts(dataset: dict[str, Any]) -> list[dict[str, Any]]:
+    """The data set and its sources, as plain values."""
+    return [dataset, *(dataset["sources"] or ())]
+
+
+def _make_relative(folders: dict[str, Any], keys: Sequence[str], root: str) -> None:
+    """Make the folders that lie below a root relative to it."""
+    for key in keys:
+        if Path(folders[key]).is_relative_to(root):
+            folders[key] = str(Path(folders[key]).relative_to(root))
+
+
+def _start_at_current_folder(data: dict[str, Any], key: Key) -> None:
+    """Make absolute the folders that an override set at this key."""
+    *above, last = key
+    within = data
+    for name in above:
+        within = within[name]
+    if "sources" in key[-2:]:
+        for source in within[last] if isinstance(within[last], list) else [within[last]]:
+            if isinstance(source, dict):
+                source["root"] = _from_current_folder(source.get("root", "."))
+    elif last in (*SPLITS, "images", "masks", "root"):
+        within[last] = _from_current_folder(within[last])
 
 
 def _from_current_folder(folders: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,13 +38,15 @@ class Audit:
     """What the check of one split found.
 
     Attributes:
-        samples: The pairs.
+        samples: The pairs, source by source.
         sizes: Number of images of each size (H, W) in px.
         decoded: Number of pairs that were decoded and counted; fewer than `samples` after a fast check.
         pixels: N+S int64, pixels of the decoded masks with each label: N nodes, then S sets.
         ignored: Ignored pixels of the decoded masks.
+        values: Pixels of the decoded masks with each mask value; empty where sources have values of their own.
         turned: Images whose EXIF orientation differs from that of their masks, where the sizes fit either way.
         peaks: The greatest value of each decoded 16-bit image, of which the network sees the high byte.
+        sources: The same for each source that has samples, by its position in `dataset.sources`.
     """
 
     samples: tuple[Sample, ...]
@@ -52,8 +54,23 @@ class Audit:
     decoded: int
     pixels: np.ndarray
     ignored: int
+    values: Mapping[int, int] = field(default_factory=dict)
     turned: tuple[Path, ...] = ()
     peaks: Mapping[Path, int] = field(default_factory=dict)
+    sources: Mapping[int, Audit] = field(default_factory=dict)
+
+    def drawn_pixels(self, weights: Sequence[float]) -> np.ndarray:
+        """Count the pixels of each label as often as training draws them.
+
+        Args:
+            weights: The weight of each of `dataset.sources`; empty without sources.
+
+        Returns:
+            A number of pixels for each label, of shape (L): N nodes, then S sets.
+        """
+        if not self.sources:
+            return self.pixels
+        return sum(weights[source] * found.pixels for source, found in self.sources.items())
 
 
 @dataclass(frozen=True)
@@ -80,8 +97,8 @@ def audit(
     Args:
         samples: The pairs of one split.
         hierarchy: The class tree.
-        check: "full" decodes everything; "fast" reads all headers and decodes 64 evenly spaced pairs (the loaders check
-            the others during training).
+        check: "full" decodes everything; "fast" reads all headers and decodes 64 evenly spaced pairs of each source
+            (the loaders check the others during training).
         on_progress: Called with (pairs done, number of pairs).
 
     Returns:
@@ -90,57 +107,105 @@ def audit(
     Raises:
         DataError: When there are faults, with a line for each kind.
     """
-    step = 1 if check == "full" else max(1, len(samples) // DECODED_BY_FAST_CHECK)
+    parts: dict[int | None, _Part] = {}
+    for sample in samples:
+        parts.setdefault(sample.source, _Part(hierarchy.of_source(sample.source))).samples.append(sample)
+    jobs = [(part, sample, decode) for part in parts.values() for sample, decode in part.decodings(check)]
 
-    def inspect(position: int) -> _Inspection | DataError:
+    def inspect(job: tuple[_Part, Sample, bool]) -> _Inspection | DataError:
         try:
-            return _inspect(samples[position], decode=position % step == 0)
+            return _inspect(job[1], decode=job[2])
         except DataError as error:
             return error
 
-    sizes: Counter[tuple[int, int]] = Counter()
-    pixels: Counter[int] = Counter()  # by mask value
-    peaks: dict[Path, int] = {}
-    decoded, faults, turned, mislabeled = 0, [], [], []
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        for done, (sample, result) in enumerate(
-            zip(samples, pool.map(inspect, range(len(samples))), strict=True), start=1
-        ):
-            if isinstance(result, DataError):
-                faults.append(result)
-            else:
-                sizes[result.size] += 1
-                turned += [sample.image] * result.turned
-                if result.peak is not None:
-                    peaks[sample.image] = result.peak
-                if result.pixels is not None:
-                    decoded += 1
-                    pixels.update(result.pixels)
-                    if unknown_values(result.pixels, hierarchy):
-                        mislabeled.append(sample.mask)
+        for done, ((part, sample, _), result) in enumerate(zip(jobs, pool.map(inspect, jobs), strict=True), start=1):
+            part.add(sample, result)
             if on_progress:
-                on_progress(done, len(samples))
-    if mislabeled:
-        faults.append(_unknown_values_error(mislabeled, pixels, hierarchy))
-    if faults:
-        known = {*hierarchy.values, hierarchy.ignore}
-        if look_swapped([sample.image for sample in samples], [sample.mask for sample in samples], known):
-            raise DataError(
-                f"{samples[0].image} and the other images look like masks, {samples[0].mask} and the other masks like "
-                "pictures. Swap the folders `images` and `masks` of the split."
-            )
+                on_progress(done, len(jobs))
+    if faults := [fault for part in parts.values() for fault in part.all_faults()]:
         raise DataError(report_faults(faults))
-    by_label = np.zeros(len(hierarchy.label_nodes), dtype=np.int64)
-    for value, label in hierarchy.values.items():
-        by_label[label] = pixels[value]
+    audits = {source: part.audit() for source, part in parts.items()}
+    return audits[None] if None in audits else _total(audits)
+
+
+class _Part:
+    """The samples of one source, or of a data set without sources, and what was found in them so far."""
+
+    def __init__(self, hierarchy: Hierarchy) -> None:
+        self.hierarchy = hierarchy
+        self.samples: list[Sample] = []
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.values: Counter[int] = Counter()
+        self.peaks: dict[Path, int] = {}
+        self.decoded = 0
+        self.faults: list[DataError] = []
+        self.turned: list[Path] = []
+        self.mislabeled: list[Path] = []
+
+    def decodings(self, check: str) -> Iterator[tuple[Sample, bool]]:
+        """Yield the samples, and whether to decode them."""
+        step = 1 if check == "full" else max(1, len(self.samples) // DECODED_BY_FAST_CHECK)
+        for position, sample in enumerate(self.samples):
+            yield sample, position % step == 0
+
+    def add(self, sample: Sample, result: _Inspection | DataError) -> None:
+        """Count what was found in one pair."""
+        if isinstance(result, DataError):
+            self.faults.append(result)
+            return
+        self.sizes[result.size] += 1
+        self.turned += [sample.image] * result.turned
+        if result.peak is not None:
+            self.peaks[sample.image] = result.peak
+        if result.pixels is not None:
+            self.decoded += 1
+            self.values.update(result.pixels)
+            if unknown_values(result.pixels, self.hierarchy):
+                self.mislabeled.append(sample.mask)
+
+    def all_faults(self) -> list[DataError]:
+        """The faults of the files, and one for all masks with unknown values; or that images and masks are swapped."""
+        faults = list(self.faults)
+        if self.mislabeled:
+            faults.append(_unknown_values_error(self.mislabeled, self.values, self.hierarchy))
+        images, masks = [sample.image for sample in self.samples], [sample.mask for sample in self.samples]
+        if faults and look_swapped(images, masks, {*self.hierarchy.values, self.hierarchy.ignore}):
+            text = f"{images[0]} and the other images look like masks, {masks[0]} and the other masks like pictures. "
+            return [DataError(f"{text}Swap the folders `images` and `masks` of the split.")]
+        return faults
+
+    def audit(self) -> Audit:
+        """What was found in all pairs."""
+        pixels = np.zeros(len(self.hierarchy.label_nodes), dtype=np.int64)
+        for value, label in self.hierarchy.values.items():
+            pixels[label] += self.values[value]
+        return Audit(
+            samples=tuple(self.samples),
+            sizes=dict(self.sizes),
+            decoded=self.decoded,
+            pixels=pixels,
+            ignored=self.values[self.hierarchy.ignore],
+            values=dict(self.values),
+            turned=tuple(self.turned),
+            peaks=self.peaks,
+        )
+
+
+def _total(sources: Mapping[int, Audit]) -> Audit:
+    """What was found in all sources together."""
+    sizes: Counter[tuple[int, int]] = Counter()
+    for found in sources.values():
+        sizes.update(found.sizes)
     return Audit(
-        samples=tuple(samples),
+        samples=tuple(sample for found in sources.values() for sample in found.samples),
         sizes=dict(sizes),
-        decoded=decoded,
-        pixels=by_label,
-        ignored=pixels[hierarchy.ignore],
-        turned=tuple(turned),
-        peaks=peaks,
+        decoded=sum(found.decoded for found in sources.values()),
+        pixels=sum(found.pixels for found in sources.values()),
+        ignored=sum(found.ignored for found in sources.values()),
+        turned=tuple(path for found in sources.values() for path in found.turned),
+        peaks={path: peak for found in sources.values() for path, peak in found.peaks.items()},
+        sources=sources,
     )
 
 

@@ -82,10 +82,10 @@ def values_of_colors(
     """Look up the label value of each color of a config's classes.
 
     Args:
-        labels: `classes.labels`, names by label value. A list of names has no color.
+        labels: `classes.labels` or those of a source, names by label value. A list of names has no color.
         colors: `classes.colors`, RGB by name.
         ignored: More colors, for pixels to ignore.
-        ignore: `classes.ignore`, the value of ignored pixels.
+        ignore: The value of ignored pixels.
 
     Returns:
         The label value of each color.
@@ -93,10 +93,11 @@ def values_of_colors(
     Raises:
         UsageError: When no label has a color, or two values have the same one.
     """
-    pairs = [(tuple(colors[name]), value) for value, name in labels.items() if isinstance(name, str) and name in colors]
-    pairs += [(color, ignore) for color in ignored]
+    # Several mask values of a source may have one name: its color gets the first.
+    value_of = {name: value for value, name in reversed(labels.items()) if isinstance(name, str) and name in colors}
+    pairs = [(tuple(colors[name]), value) for name, value in value_of.items()]
     values: dict[RGB, int] = {}
-    for color, value in pairs:
+    for color, value in [*pairs, *((color, ignore) for color in ignored)]:
         if values.setdefault(color, value) != value:
             shown = ",".join(map(str, color))
             raise UsageError(

@@ -25,7 +25,7 @@ def unknown_values_hint(found: Mapping[int, int], unknown: Mapping[int, int], hi
     Args:
         found: The number of pixels of each value in all masks.
         unknown: Those that are neither a label nor the ignore value.
-        hierarchy: The class tree.
+        hierarchy: The class tree, with the mask values of their source.
 
     Returns:
         One or two sentences.
@@ -38,7 +38,8 @@ def unknown_values_hint(found: Mapping[int, int], unknown: Mapping[int, int], hi
         if not found.get(0):
             return f"The values start at 1, the labels at 0: write {from_one}."
         return f"If 0 means unlabeled, write {from_one} and ignore: 0. Otherwise add the label of {count}."
-    add = "add them to classes.labels, or set classes.ignore to the value of pixels to ignore."
+    section = hierarchy.section
+    add = f"add them to {section}.labels, or set {section}.ignore to the value of pixels to ignore."
     if len(unknown) > _MANY_VALUES:
         return (
             "So many different values may come from JPEG compression, interpolation or a picture; if so, export masks "

@@ -217,7 +217,7 @@ def read_target(path: Path, hierarchy: Hierarchy) -> np.ndarray:
 
     Args:
         path: A mask file, as for `read_mask`.
-        hierarchy: The class tree.
+        hierarchy: The class tree, with the mask values of the file's source; see `Hierarchy.of_source`.
 
     Returns:
         H,W int64 node indices, with `IGNORE_INDEX` at ignored pixels.
@@ -233,7 +233,7 @@ def read_target(path: Path, hierarchy: Hierarchy) -> np.ndarray:
         pixels = dict(zip(values.tolist(), counts.tolist(), strict=True))
         raise DataError(
             f"{path} has values that are not labels: {list_values(unknown_values(pixels, hierarchy))}. Add them to "
-            "classes.labels, or set classes.ignore to the value of pixels to ignore."
+            f"{hierarchy.section}.labels, or set {hierarchy.section}.ignore to the value of pixels to ignore."
         ) from None
 
 

@@ -7,70 +7,35 @@ import re
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from seghiero_core.config.schema import TransformConfig
 from seghiero_core.data.images import check_same_size, open_image, read_image, read_target
 from seghiero_core.data.orientation import upright_size
+from seghiero_core.data.sampler import EpochSampler, draws_per_epoch
 from seghiero_core.data.samples import Sample
 from seghiero_core.data.transforms import augment_image, augment_target, draw_augmentation, sample_generator
 from seghiero_core.errors import DataError, DeviceError
 from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.losses.reductions import label_counts
 
 WORKER_DIED = (
     "a data loading worker died ({}). It was killed, or memory or shared memory ran out: set training.workers lower, "
     "or to 0."
 )
-_SHUFFLE_STREAM = 0x5EED  # a fourth word of entropy, so that shuffling shares no random stream with any augmentation
-
-
-class EpochSampler(Sampler):
-    """Sampler of keys (epoch, index), shuffled by (seed, epoch) alone, as many as fill whole steps.
-
-    The samples left over after the last whole step are dropped; they are other samples in every epoch. Call
-    `start_epoch` before each pass. It is deliberately not called `set_epoch`: accelerate's loader calls a method of
-    that name with its own count at every pass, which would undo a resumed position.
-
-    Args:
-        length: Number of samples.
-        seed: The run's `training.seed`.
-        per_step: Samples per optimizer step, over all processes and accumulated batches.
-    """
-
-    def __init__(self, length: int, seed: int, per_step: int = 1) -> None:
-        self.length, self.seed = length, seed
-        self.used = length - length % per_step if length >= per_step else length
-        self.epoch, self.start = 0, 0
-
-    def start_epoch(self, epoch: int, start: int = 0) -> None:
-        """Set the epoch of the next pass.
-
-        Args:
-            epoch: The epoch, from 0.
-            start: Number of samples to skip at its start: those that all processes together have seen.
-        """
-        self.epoch, self.start = epoch, start
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.random.default_rng((self.seed, self.epoch, 0, _SHUFFLE_STREAM)).permutation(self.length)
-        epoch = self.epoch
-        return ((epoch, int(index)) for index in order[self.start : self.used])
-
-    def __len__(self) -> int:
-        return max(0, self.used - self.start)
 
 
 class SegmentationDataset(Dataset):
     """Decoded samples: {"image": 3,H,W uint8 RGB, "target": H,W int64 node indices or IGNORE_INDEX, "index": int}.
 
     Without `transform` a key is an index, and the sample has its native size. With `transform` a key is
-    (epoch, index), and the sample is augmented. A DataError is raised for a file that is missing or damaged, or doesn't
-    fit the classes.
+    (epoch, index, repeat), and the sample is augmented and has a fourth entry, "counts": its `label_counts`, N+S+1. A
+    DataError is raised for a file that is missing or damaged, or doesn't fit the classes.
 
     Args:
         samples: Pairs of an image and a mask file.
@@ -96,14 +61,17 @@ class SegmentationDataset(Dataset):
         if self.transform is None:
             image, target = self._decode(key)
             return {"image": image.contiguous(), "target": target, "index": key}
-        epoch, index = key
+        _, index, _ = key
         image, target = self._decode(index)
-        params = draw_augmentation(sample_generator(self.seed, epoch, index), tuple(target.shape), self.transform)
-        return {"image": augment_image(image, params), "target": augment_target(target, params), "index": index}
+        params = draw_augmentation(sample_generator(self.seed, *key), tuple(target.shape), self.transform)
+        target = augment_target(target, params)
+        counts = label_counts(target[None], self.hierarchy)[0]
+        return {"image": augment_image(image, params), "target": target, "index": index, "counts": counts}
 
     def _decode(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         sample = self.samples[index]
-        image, target = read_image(sample.image), read_target(sample.mask, self.hierarchy)
+        hierarchy = self.hierarchy.of_source(sample.source)
+        image, target = read_image(sample.image), read_target(sample.mask, hierarchy)
         check_same_size(sample.image, image.shape[:2], sample.mask, target.shape)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(target)
 
@@ -119,6 +87,7 @@ def train_loader(
     device_type: str = "cpu",
     processes: int = 1,
     accumulation: int = 1,
+    weights: Sequence[float] = (),
 ) -> DataLoader:
     """Create the loader of shuffled, augmented batches.
 
@@ -127,7 +96,7 @@ def train_loader(
     `accelerator.prepare` shards the loader: each process takes every `processes`-th batch.
 
     Args:
-        samples: The training set.
+        samples: The training set, source by source.
         hierarchy: The class tree.
         transform: How to augment.
         batch_size: Samples per process and batch.
@@ -136,18 +105,35 @@ def train_loader(
         device_type: The device that the batches go to, such as "cuda"; memory is pinned for CUDA.
         processes: Number of training processes.
         accumulation: Batches per optimizer step.
+        weights: How often each of `dataset.sources` is drawn. Default: every sample once per epoch.
 
     Returns:
         A loader whose `sampler` is an `EpochSampler`.
     """
-    sampler = EpochSampler(len(samples), seed, batch_size * processes * accumulation)
+    lengths = _source_lengths(samples, weights)
+    per_step = batch_size * processes * accumulation
+    sampler = EpochSampler([*lengths.values()], seed, per_step, [weights[source] for source in lengths if weights])
     return DataLoader(
         SegmentationDataset(samples, hierarchy, transform, seed),
         batch_size=batch_size,
         sampler=sampler,
-        drop_last=len(samples) >= batch_size * processes,
+        drop_last=sampler.length >= batch_size * processes,
         **_worker_options(workers, device_type, processes, seed),
     )
+
+
+def epoch_length(samples: Sequence[Sample], weights: Sequence[float] = ()) -> int:
+    """Compute how many samples an epoch of `train_loader` draws, before those that don't fill a step are dropped.
+
+    Args:
+        samples: The training set, source by source.
+        weights: How often each of `dataset.sources` is drawn. Default: every sample once per epoch.
+
+    Returns:
+        The number of samples.
+    """
+    lengths = _source_lengths(samples, weights)
+    return sum(draws_per_epoch(length, weights[source] if weights else 1) for source, length in lengths.items())
 
 
 def eval_loader(
@@ -241,6 +227,11 @@ def is_dead_worker(error: BaseException) -> bool:
         True for PyTorch's error about a dead DataLoader worker.
     """
     return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+def _source_lengths(samples: Sequence[Sample], weights: Sequence[float]) -> dict[Any, int]:
+    """The number of samples of each source, in their order; without weights all samples count as one source."""
+    return dict(Counter(sample.source if weights else None for sample in samples))
 
 
 def _image_size(sample: Sample) -> tuple[int, int]:

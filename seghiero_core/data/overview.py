@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from seghiero_core.config.schema import Config
+from seghiero_core.config.schema import SPLITS, Config, SourceConfig
 from seghiero_core.data.audit import Audit, audit
 from seghiero_core.data.loaders import SegmentationDataset
-from seghiero_core.data.samples import SPLITS, evenly_spaced, split_samples
+from seghiero_core.data.samples import Sample, evenly_spaced, split_samples
 from seghiero_core.errors import DataError
 from seghiero_core.figures import prediction_grid
 from seghiero_core.hierarchy.tree import Hierarchy
@@ -34,7 +34,7 @@ def check_data(config: Config, on_progress: Callable[[str, int, int], None] | No
     """
     audits, faults = {}, []
     for split in SPLITS:
-        if getattr(config.dataset, split) is None:
+        if not any(getattr(part, split) for part in config.dataset.parts):
             continue
         progress = partial(on_progress, split) if on_progress else None
         try:
@@ -58,13 +58,20 @@ def data_stats(config: Config, audits: dict[str, Audit]) -> dict[str, Any]:
         "name", "pixels", "share"}], "levels": [{"name", "unlabelled", "classes": [{"name", "pixels", "share"}]}]}},
         "class_weights": {scheme: {leaf: weight}}}. Shares are fractions of the labeled pixels. "labels" counts the
         pixels with each mask value; a class of "levels" counts all labels below it, and "unlabelled" is the fraction
-        labeled with a class coarser than the level.
+        labeled with a class coarser than the level. With `dataset.sources`, a split also has "sources": {name: the same
+        for that source}, and its own "labels" have no "value". Class weights count each source by its weight.
     """
-    hierarchy = config.hierarchy
+    hierarchy, sources = config.hierarchy, config.dataset.sources or []
     leaves = hierarchy.leaves
-    counts = audits["train"].pixels[: len(leaves)]
+    counts = audits["train"].drawn_pixels([source.weight for source in sources])[: len(leaves)]
+    splits = {split: _split_stats(found, hierarchy) for split, found in audits.items()}
+    for split in splits if sources else ():
+        splits[split]["sources"] = {
+            sources[position].name: _split_stats(found, hierarchy.of_source(position))
+            for position, found in audits[split].sources.items()
+        }
     return {
-        "splits": {split: _split_stats(found, hierarchy) for split, found in audits.items()},
+        "splits": splits,
         "class_weights": {
             scheme: dict(zip(leaves, class_weights(counts, scheme).tolist(), strict=True)) for scheme in CLASS_WEIGHTS
         },
@@ -72,7 +79,7 @@ def data_stats(config: Config, audits: dict[str, Audit]) -> dict[str, Any]:
 
 
 def preview(config: Config, split: str, count: int, *, augmented: bool) -> Image.Image:
-    """Draw evenly spaced samples of a split with their labels at every level.
+    """Draw evenly spaced samples of a split, equally many of each source, with their labels at every level.
 
     Args:
         config: A loaded config.
@@ -88,10 +95,10 @@ def preview(config: Config, split: str, count: int, *, augmented: bool) -> Image
         DataError: When files are missing or damaged, or don't fit the classes.
     """
     samples = split_samples(config.dataset, split)
-    chosen = evenly_spaced(range(len(samples)), count)
+    chosen = _chosen(samples, count)
     if augmented:
         dataset = SegmentationDataset(samples, config.hierarchy, config.transform, config.training.seed)
-        shown = [dataset[(0, index)] for index in chosen]
+        shown = [dataset[(0, index, 0)] for index in chosen]
     else:
         dataset = SegmentationDataset(samples, config.hierarchy)
         shown = [dataset[index] for index in chosen]
@@ -100,16 +107,39 @@ def preview(config: Config, split: str, count: int, *, augmented: bool) -> Image
         [sample["target"].numpy() for sample in shown],
         None,
         config.hierarchy,
-        captions=[samples[index].image.name for index in chosen],
+        captions=[_caption(samples[index], config.dataset.sources) for index in chosen],
     )
+
+
+def _chosen(samples: Sequence[Sample], count: int) -> list[int]:
+    """The positions of evenly spaced samples, equally many of each source as far as it has so many."""
+    parts: dict[int | None, list[int]] = {}
+    for position, sample in enumerate(samples):
+        parts.setdefault(sample.source, []).append(position)
+    shares = dict.fromkeys(parts, 0)
+    while sum(shares.values()) < min(count, len(samples)):
+        for source in [source for source, positions in parts.items() if shares[source] < len(positions)]:
+            shares[source] += sum(shares.values()) < count
+    return [position for source, share in shares.items() for position in evenly_spaced(parts[source], share)]
+
+
+def _caption(sample: Sample, sources: Sequence[SourceConfig] | None) -> str:
+    name = sample.image.name
+    return name if sample.source is None or not sources else f"{sources[sample.source].name}: {name}"
 
 
 def _split_stats(found: Audit, hierarchy: Hierarchy) -> dict[str, Any]:
     labelled = max(1, int(found.pixels.sum()))
-    labels = []
-    for value, label in sorted(hierarchy.values.items()):
-        pixels, name = int(found.pixels[label]), hierarchy.label_name(label)
-        labels.append({"value": value, "name": name, "pixels": pixels, "share": pixels / labelled})
+    if found.sources:
+        used = sorted({label for source in hierarchy.sources for label in source.values.values()})
+        counted = [({}, label, int(found.pixels[label])) for label in used]
+    else:
+        values = sorted(hierarchy.values.items())
+        counted = [({"value": value}, label, found.values.get(value, 0)) for value, label in values]
+    labels = [
+        {**value, "name": hierarchy.label_name(label), "pixels": pixels, "share": pixels / labelled}
+        for value, label, pixels in counted
+    ]
     levels = []
     for number, level in enumerate(hierarchy.levels):
         class_of_label = hierarchy.label_to_level[number]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -28,15 +29,36 @@ def data_warnings(config: Config, audits: Mapping[str, Audit]) -> dict[str, list
     Returns:
         The warnings of every split, each one line.
     """
-    hierarchy = config.hierarchy
-    pixels = sum(found.pixels for found in audits.values())
-    absent = [value for value, label in hierarchy.values.items() if not pixels[label]]
-    warnings = {split: _split_warnings(found, absent, hierarchy) for split, found in audits.items()}
+    warnings: dict[str, list[str]] = {split: [] for split in audits}
+    if config.dataset.sources is None:
+        _add_warnings(warnings, audits, config.hierarchy, config.transform)
+    for position, source in enumerate(config.dataset.sources or ()):
+        found = {split: total.sources[position] for split, total in audits.items() if position in total.sources}
+        hierarchy = config.hierarchy.of_source(position)
+        _add_warnings(warnings, found, hierarchy, config.transform, prefix=f"{source.name}: ")
+    for split, found in audits.items():
+        warnings[split] += _repeated_warnings(found.samples)
     if "train" in audits:
-        warnings["train"] += _crop_warnings(audits["train"], config.transform)
         for split in [split for split in audits if split != "train"]:
             warnings[split] += _shared_images_warnings(split, audits["train"].samples, audits[split].samples)
     return warnings
+
+
+def _add_warnings(
+    warnings: dict[str, list[str]],
+    audits: Mapping[str, Audit],
+    hierarchy: Hierarchy,
+    transform: TransformConfig,
+    prefix: str = "",
+) -> None:
+    """Add the warnings of a data set, or of one source of it, to those of every split."""
+    pixels = sum(found.pixels for found in audits.values())
+    absent = [value for value, label in hierarchy.values.items() if not pixels[label]]
+    for split, found in audits.items():
+        texts = _split_warnings(found, absent, hierarchy)
+        if split == "train":
+            texts += _crop_warnings(found, transform)
+        warnings[split] += [f"{prefix}{text}" for text in texts]
 
 
 def _split_warnings(found: Audit, absent: Sequence[int], hierarchy: Hierarchy) -> list[str]:
@@ -65,7 +87,8 @@ def _ignored_warnings(found: Audit, absent: Sequence[int], hierarchy: Hierarchy)
     if not found.ignored:
         return []
     if not labeled:
-        return [f"every pixel is ignored: all masks hold only {hierarchy.ignore}, the value of classes.ignore."]
+        value = f"{hierarchy.ignore}, the value of {hierarchy.section}.ignore"
+        return [f"every pixel is ignored: all masks hold only {value}."]
     share = found.ignored / (labeled + found.ignored)
     if len(absent) != 1 or (len(hierarchy.values) > 2 and share < _MUCH_IGNORED):
         return []
@@ -95,6 +118,23 @@ def _crop_warnings(found: Audit, transform: TransformConfig) -> list[str]:
     return [
         f"transform.size [{height}, {width}] is larger than every image (at most {largest[0]}x{largest[1]} px, HxW): "
         f"on average {100 * padding:.0f} % of a training crop is padding. Choose a smaller size."
+    ]
+
+
+def _repeated_warnings(samples: tuple[Sample, ...]) -> list[str]:
+    """Whether two sources have the same images with the same masks, which is likely where one lacks its `root`."""
+    seen: set[tuple[Path, Path]] = set()
+    repeated = []
+    for sample in samples:
+        pair = sample.image.resolve(), sample.mask.resolve()
+        if pair in seen:
+            repeated.append(sample.image)
+        seen.add(pair)
+    if not repeated:
+        return []
+    return [
+        f"{len(repeated)} images with the same masks are in several of dataset.sources: {name_files(repeated)}. Give "
+        "each source its own root."
     ]
 
 

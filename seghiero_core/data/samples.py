@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from seghiero_core.config.schema import DatasetConfig
+from seghiero_core.config.schema import SPLITS, DatasetConfig
 from seghiero_core.data.faults import name_files
 from seghiero_core.data.hints import look_swapped
 from seghiero_core.errors import DataError, UsageError, shorten
@@ -19,9 +19,6 @@ PREDICTED_EXTENSIONS = IMAGE_EXTENSIONS | {".jfif", ".jp2", ".gif", ".avif"}
 """Images to predict. Of an animation, the first frame is read."""
 MASK_EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm"})
 """Lossless formats only: JPEG changes label values."""
-
-SPLITS = ("train", "val", "test")
-"""The splits that a config's `dataset` section can have."""
 
 _Item = TypeVar("_Item")
 
@@ -35,13 +32,22 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """An image file and its mask file."""
+    """An image file and its mask file.
+
+    Attributes:
+        image: The image file.
+        mask: The mask file.
+        source: The position in `dataset.sources` of the data set that it comes from; None without sources.
+    """
 
     image: Path
     mask: Path
+    source: int | None = None
 
 
-def find_samples(split: Split, *, name: str = "train", image_suffix: str = "", mask_suffix: str = "") -> list[Sample]:
+def find_samples(
+    split: Split, *, key: str = "dataset.train", image_suffix: str = "", mask_suffix: str = ""
+) -> list[Sample]:
     """Pair every image below `split.images` with its mask below `split.masks`.
 
     A pair has the same sub-folder and, without `image_suffix` and `mask_suffix`, the same stem. Files without the
@@ -49,7 +55,7 @@ def find_samples(split: Split, *, name: str = "train", image_suffix: str = "", m
 
     Args:
         split: The folders of images and masks.
-        name: The split's key under `dataset`, for messages.
+        key: Where the split is in the config, for messages.
         image_suffix: What image names have before the extension and mask names don't, such as "_leftImg8bit".
         mask_suffix: The same for masks.
 
@@ -59,45 +65,57 @@ def find_samples(split: Split, *, name: str = "train", image_suffix: str = "", m
     Raises:
         DataError: When a folder is missing or has no such file, an image has no mask, or two files have the same stem.
     """
-    images = _by_stem(Path(split.images), IMAGE_EXTENSIONS, image_suffix, f"dataset.{name}.images", "image")
+    images = _by_stem(Path(split.images), IMAGE_EXTENSIONS, image_suffix, f"{key}.images", "image")
     try:
-        masks = _by_stem(Path(split.masks), MASK_EXTENSIONS, mask_suffix, f"dataset.{name}.masks", "mask")
+        masks = _by_stem(Path(split.masks), MASK_EXTENSIONS, mask_suffix, f"{key}.masks", "mask")
     except DataError:
-        _check_not_swapped(split, name)
-        _check_not_jpeg(split, name, images, mask_suffix)
+        _check_not_swapped(split, key)
+        _check_not_jpeg(split, key, images, mask_suffix)
         raise
     missing = sorted(set(images) - set(masks))
     if missing:
-        _check_not_jpeg(split, name, missing, mask_suffix)
-        shown = shorten([images[stem] for stem in missing])
+        _check_not_jpeg(split, key, missing, mask_suffix)
+        shown, section = shorten([images[stem] for stem in missing]), key.rpartition(".")[0]
         raise DataError(
             f"{len(missing)} of {len(images)} images have no mask: {shown}. A mask for the first is expected at "
             f"{Path(split.masks) / missing[0]}{mask_suffix}.png (or in another lossless format). Add the masks, remove "
-            "the images, or, if the names end differently, set dataset.image_suffix and dataset.mask_suffix."
+            f"the images, or, if the names end differently, set {section}.image_suffix and {section}.mask_suffix."
         )
     return [Sample(images[stem], masks[stem]) for stem in sorted(images)]
 
 
 def split_samples(dataset: DatasetConfig, name: str) -> list[Sample]:
-    """Find the samples of one split of a config.
+    """Find the samples of one split of a config, in all its sources.
 
     Args:
         dataset: The config's `dataset` section.
         name: "train", "val" or "test".
 
     Returns:
-        The pairs, as `find_samples` returns them.
+        The pairs of each source in turn, as `find_samples` returns them.
 
     Raises:
         UsageError: When the config has no such split.
         DataError: When the split's files are missing or don't pair up.
     """
-    configured = [split for split in SPLITS if getattr(dataset, split) is not None]
+    configured = [split for split in SPLITS if any(getattr(part, split) for part in dataset.parts)]
     if name not in configured:
         raise UsageError(f"--split {name}: the config has no such split; known: {', '.join(configured)}.")
-    return find_samples(
-        getattr(dataset, name), name=name, image_suffix=dataset.image_suffix, mask_suffix=dataset.mask_suffix
-    )
+    samples: list[Sample] = []
+    faults: list[str] = []
+    for position, part in enumerate(dataset.parts):
+        if split := getattr(part, name):
+            suffixes = {"image_suffix": part.image_suffix, "mask_suffix": part.mask_suffix}
+            key = f"dataset.sources.{position}.{name}" if dataset.sources else f"dataset.{name}"
+            try:
+                found = find_samples(split, key=key, **suffixes)
+            except DataError as error:
+                faults.append(str(error))
+            else:
+                samples += [replace(sample, source=position) for sample in found] if dataset.sources else found
+    if faults:
+        raise DataError("\n".join(faults))
+    return samples
 
 
 def evenly_spaced(items: Sequence[_Item], count: int) -> list[_Item]:
@@ -137,7 +155,7 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(here, name) for name in sorted(names) if not name.startswith("."))
 
 
-def _check_not_swapped(split: Split, name: str) -> None:
+def _check_not_swapped(split: Split, key: str) -> None:
     """Raise DataError where the folder of images holds masks, and that of masks pictures."""
     images, masks = (
         [path for path in files_below(folder) if path.suffix.lower() in IMAGE_EXTENSIONS]
@@ -145,12 +163,12 @@ def _check_not_swapped(split: Split, name: str) -> None:
     )
     if look_swapped(images, masks):
         raise DataError(
-            f"dataset.{name}: the files in {split.images} look like masks, those in {split.masks} like pictures. Swap "
+            f"{key}: the files in {split.images} look like masks, those in {split.masks} like pictures. Swap "
             "`images` and `masks`."
         )
 
 
-def _check_not_jpeg(split: Split, name: str, missing: Collection[str], mask_suffix: str) -> None:
+def _check_not_jpeg(split: Split, key: str, missing: Collection[str], mask_suffix: str) -> None:
     """Raise DataError where the masks that are missing are JPEG files."""
     wanted = {f"{stem}{mask_suffix}" for stem in missing}
     jpegs = [
@@ -162,7 +180,7 @@ def _check_not_jpeg(split: Split, name: str, missing: Collection[str], mask_suff
     ]
     if jpegs:
         raise DataError(
-            f"dataset.{name}.masks: {name_files(jpegs)}: JPEG alters label values, so masks can't be JPEG files. "
+            f"{key}.masks: {name_files(jpegs)}: JPEG alters label values, so masks can't be JPEG files. "
             "Export them as PNG."
         )
 
@@ -171,11 +189,12 @@ def _by_stem(folder: Path, extensions: frozenset[str], suffix: str, key: str, ki
     """Files of `folder` by relative path without extension and suffix, with `/` between folders."""
     if not folder.is_dir():
         problem = "is a file, not a folder" if folder.exists() else "does not exist"
-        split = key.split(".")[1]
+        section, split, _ = key.rsplit(".", 2)
+        start = "the file" if section == "dataset" else "dataset.root"
         raise DataError(
             f"{key}: {folder} {problem}. Write `{split}: {{images: FOLDER, masks: FOLDER}}`, or `{split}: FOLDER` for "
-            "a folder that holds images/ and masks/. In the YAML file, these paths are relative to dataset.root, "
-            "which is relative to the file."
+            f"a folder that holds images/ and masks/. In the YAML file, these paths are relative to {section}.root, "
+            f"which is relative to {start}."
         )
     found: dict[str, Path] = {}
     skipped = 0

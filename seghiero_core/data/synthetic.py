@@ -1,4 +1,4 @@
-"""Synthetic landscapes with a three-level class tree, rendered from a seed: the data of the starter project.
+"""Synthetic landscapes with a three-level class tree, rendered from a seed: the data that `seghiero init` writes.
 
 Every pixel belongs to one of nine leaves. Sky is a leaf directly below the root; grass, water and sand are ground;
 discs and rings are round shapes; bricks, triangles and stars are angular shapes. Colors overlap between classes on
@@ -22,6 +22,13 @@ TREE = {
 }
 IMAGES_PER_SPLIT = {"train": 96, "val": 24}
 
+COARSE_LABELS = {10: ("sky", "water"), 20: "ground", 30: "round", 40: "angular"}
+"""What the values of coarse masks stand for: nodes, and a set that cuts across the tree."""
+COARSE_IGNORE = 0
+COARSE_SUFFIX = "_coarse"
+MIXED_IMAGES = {"fine": 8, "coarse": 80, "unlabeled": 80, "val": 24}
+_COARSE_VALUES = np.array([10, 20, 10, 20, 30, 30, 40, 40, 40], dtype=np.uint8)  # of each of LABELS
+
 _Field = np.ndarray  # H,W float64
 _Color = tuple[float, float, float]  # RGB in 0..1
 
@@ -43,12 +50,51 @@ def write_data_set(folder: Path, seed: int = 0) -> None:
         seed: Determines every pixel.
     """
     for split_number, (split, count) in enumerate(IMAGES_PER_SPLIT.items()):
-        for kind in ("images", "masks"):
-            (folder / split / kind).mkdir(parents=True)
         for number in range(count):
-            image, mask = _render_scene(np.random.default_rng((seed, split_number, number)))
-            Image.fromarray(image).save(folder / split / "images" / f"{number:03}.jpg", quality=92, subsampling=0)
-            Image.fromarray(mask).save(folder / split / "masks" / f"{number:03}.png")
+            _write_scene(folder / split, (seed, split_number, number))
+
+
+def write_mixed_data_set(folder: Path, seed: int = 0) -> None:
+    """Render landscapes of which few are labeled finely: `{fine,coarse,unlabeled}/train` and `fine/val`.
+
+    The masks of `coarse` have the values of `COARSE_LABELS`, `COARSE_IGNORE` where two of them meet, and names that end
+    in `COARSE_SUFFIX`. The images of `unlabeled` have none. `MIXED_IMAGES` says how many there are of each.
+
+    Args:
+        folder: Where to write; it must not have these folders yet.
+        seed: Determines every pixel.
+    """
+    number = 0
+    for kind in ("fine", "coarse", "unlabeled"):
+        for _ in range(MIXED_IMAGES[kind]):
+            _write_scene(folder / kind / "train", (seed, 0, number), masks=kind)
+            number += 1
+    for number in range(MIXED_IMAGES["val"]):
+        _write_scene(folder / "fine" / "val", (seed, 1, number))
+
+
+def _write_scene(folder: Path, seed: tuple[int, int, int], masks: str = "fine") -> None:
+    """Write `images/NNN.jpg` and, for "fine" or "coarse" masks, its mask; NNN is the last number of the seed."""
+    image, mask = _render_scene(np.random.default_rng(seed))
+    files = [(folder / "images" / f"{seed[-1]:03}.jpg", image, {"quality": 92, "subsampling": 0})]
+    if masks == "fine":
+        files.append((folder / "masks" / f"{seed[-1]:03}.png", mask, {}))
+    elif masks == "coarse":
+        files.append((folder / "masks" / f"{seed[-1]:03}{COARSE_SUFFIX}.png", _coarse(mask), {}))
+    for path, array, options in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path, **options)
+
+
+def _coarse(mask: np.ndarray) -> np.ndarray:
+    """The mask in the values of `COARSE_LABELS`, with a line of ignored pixels, 2 px wide, where they change."""
+    coarse = _COARSE_VALUES[mask]
+    changes = np.zeros(mask.shape, dtype=bool)
+    for now, rest in (((slice(1, None),), (slice(None, -1),)), ((..., slice(1, None)), (..., slice(None, -1)))):
+        differs = coarse[now] != coarse[rest]
+        changes[now] |= differs
+        changes[rest] |= differs
+    return np.where(changes, COARSE_IGNORE, coarse).astype(np.uint8)
 
 
 def _render_scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

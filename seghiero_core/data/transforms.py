@@ -1,8 +1,8 @@
 """Joint augmentation of an image and its target: random scale, crop, flip and color jitter.
 
 The parameters are drawn first, as `AugmentationParams`, and then applied to the image and the target alike, so the two
-always stay aligned. They are drawn from a generator seeded with (seed, epoch, index) alone: neither the worker nor the
-order of the samples matters.
+always stay aligned. They are drawn from a generator seeded with (seed, epoch, index, repeat) alone: neither the worker
+nor the order of the samples matters.
 """
 
 from __future__ import annotations
@@ -54,18 +54,19 @@ class AugmentationParams:
     hue: float = 0.0
 
 
-def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+def sample_generator(seed: int, epoch: int, index: int, repeat: int = 0) -> np.random.Generator:
     """Create the random generator of one sample in one epoch.
 
     Args:
         seed: The run's `training.seed`.
         epoch: The epoch, from 0.
         index: The sample's position in the data set.
+        repeat: How often the epoch has drawn it before.
 
     Returns:
-        A generator that depends on the three numbers alone.
+        A generator that depends on these numbers alone.
     """
-    return np.random.default_rng((seed, epoch, index))
+    return np.random.default_rng((seed, epoch, index, repeat))  # numpy pads with zeros: repeat 0 changes nothing
 
 
 def draw_augmentation(

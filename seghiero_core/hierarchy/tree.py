@@ -11,7 +11,7 @@ A label is what a mask value stands for: a node, or a set of leaves ("one of the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ import numpy as np
 
 from seghiero_core.errors import nearest, shorten
 from seghiero_core.hierarchy.colors import assign_colors
-from seghiero_core.hierarchy.section import ClassSection, read_classes
-from seghiero_core.hierarchy.values import walk
+from seghiero_core.hierarchy.section import ClassSection, MaskValues, read_classes
+from seghiero_core.hierarchy.structure import tree_structure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,9 @@ class Hierarchy:
         values: The label (a node index, or N + i for set i) of each mask value that is one.
         colors: N,3 uint8 RGB.
         ignore: The mask value of ignored pixels.
+        section: Where `values` and `ignore` are written in a config: "classes", or such as "dataset.sources.1".
         tree: Nested mappings from name to children; leaves have empty ones.
+        sources: The same tree with the mask values of each of `dataset.sources`; see `of_source`.
 
     Example:
         >>> hierarchy = Hierarchy.from_config(
@@ -90,13 +92,16 @@ class Hierarchy:
     values: Mapping[int, int]
     colors: np.ndarray
     ignore: int
+    section: str
     tree: Mapping[str, Any]
+    sources: tuple[Hierarchy, ...] = ()
 
     @classmethod
     def from_config(cls, config: Any) -> Hierarchy:
         """Build the tree from a YAML file, a whole config or a `classes` section.
 
-        All forms follow one rule: what has `classes` is a whole config, and anything else is the section itself.
+        All forms follow one rule: what has `classes` is a whole config, and anything else is the section itself. In a
+        whole config, `dataset.sources` may have labels, too.
 
         Args:
             config: A path (str or Path) to a YAML file of a whole config or of a `classes` section; or the content of
@@ -116,6 +121,17 @@ class Hierarchy:
 
     def __len__(self) -> int:
         return len(self.nodes)
+
+    def of_source(self, source: int | None) -> Hierarchy:
+        """Return the tree with the mask values of one data source.
+
+        Args:
+            source: A position in `dataset.sources`; None for a data set without sources.
+
+        Returns:
+            A tree with the same nodes and sets. Its `values`, `ignore` and `to_target` are the source's.
+        """
+        return self if source is None else self.sources[source]
 
     def level_names(self, level: int) -> tuple[str, ...]:
         """Return the names of the classes of a level.
@@ -238,61 +254,35 @@ class Hierarchy:
 
 
 def _build(section: ClassSection) -> Hierarchy:
-    walked = list(walk(section.tree))
-    depth_of = {name: depth for name, _, depth, _ in walked}
-    inner = [name for name, _, _, children in walked if children]
-    is_inner = set(inner)
-    leaves = [name for name in section.labels.values() if isinstance(name, str) and name not in is_inner]
-    named = is_inner.union(leaves)
-    leaves += [name for name, *_ in walked if name not in named]
-    num_levels = max(depth_of.values())
-    # The sort is stable: the finest level comes first, and nodes of one depth keep the order in the tree.
-    nodes = leaves + sorted(inner, key=lambda name: -depth_of[name])
-    index = {name: i for i, name in enumerate(nodes)}
-
-    parents = np.full(len(nodes), -1, dtype=np.int64)
-    for name, parent, _, _ in walked:
-        parents[index[name]] = -1 if parent is None else index[parent]
-    depths = np.array([depth_of[name] for name in nodes], dtype=np.int64)
-    covers = np.eye(len(nodes), dtype=bool)
-    for name, parent, _, _ in walked:  # parents come first, so a parent's column is complete
-        if parent is not None:
-            covers[:, index[name]] |= covers[:, index[parent]]
-
-    as_float = covers.astype(np.float32)  # numpy multiplies integers without BLAS, which is very slow
-    common = (as_float.T @ as_float).astype(np.int64)  # ancestors that two nodes share, themselves included
-    distance = depths[:, None] + depths[None, :] - 2 * common
-
-    levels, node_to_level = [], []
-    tree_order = np.array([index[name] for name, *_ in walked])
-    is_leaf = np.arange(len(nodes)) < len(leaves)
-    for level in range(num_levels):
-        depth = num_levels - level
-        is_class = (depths == depth) | ((depths < depth) & is_leaf)
-        members = np.flatnonzero(is_class) if level == 0 else tree_order[is_class[tree_order]]
-        numbers = np.arange(len(members)) + 1
-        node_to_level.append((covers[members] * numbers[:, None]).sum(axis=0) - 1)
-        levels.append(Level("leaf" if level == 0 else f"level{level}", tuple(members.tolist())))
-
-    sets = [label for label in section.labels.values() if not isinstance(label, str)]
-    label_of = index | {names: len(nodes) + i for i, names in enumerate(sets)}
+    found = tree_structure(section.tree, [name for name in section.labels.values() if isinstance(name, str)])
+    index = {name: i for i, name in enumerate(found.nodes)}
+    sets = list(dict.fromkeys(name for masks in (section, *section.sources) for name in masks.labels.values()))
+    sets = [label for label in sets if not isinstance(label, str)]
+    label_of = index | {names: len(index) + i for i, names in enumerate(sets)}
     colors = assign_colors(section.tree, section.colors)
-    return Hierarchy(
-        nodes=tuple(nodes),
-        leaves=tuple(leaves),
-        levels=tuple(levels),
-        parents=_frozen(parents),
-        depths=_frozen(depths),
-        leaf_to_level=_frozen(np.stack(node_to_level)[:, : len(leaves)]),
-        node_to_level=_frozen(np.stack(node_to_level)),
-        covers=_frozen(covers),
-        distance=_frozen(distance),
+
+    def with_values(masks: MaskValues) -> dict[str, Any]:
+        values = {value: label_of[label] for value, label in masks.labels.items()}
+        return {"values": values, "ignore": masks.ignore, "section": masks.section}
+
+    hierarchy = Hierarchy(
+        nodes=found.nodes,
+        leaves=found.leaves,
+        levels=tuple(
+            Level("leaf" if level == 0 else f"level{level}", nodes) for level, nodes in enumerate(found.levels)
+        ),
+        parents=_frozen(found.parents),
+        depths=_frozen(found.depths),
+        leaf_to_level=_frozen(found.node_to_level[:, : len(found.leaves)].copy()),
+        node_to_level=_frozen(found.node_to_level),
+        covers=_frozen(found.covers),
+        distance=_frozen(found.distance),
         sets=tuple(tuple(sorted(index[name] for name in names)) for names in sets),
-        values={value: label_of[label] for value, label in section.labels.items()},
-        colors=_frozen(np.array([colors[name] for name in nodes], dtype=np.uint8)),
-        ignore=section.ignore,
+        colors=_frozen(np.array([colors[name] for name in found.nodes], dtype=np.uint8)),
         tree=section.tree,
+        **with_values(section),
     )
+    return replace(hierarchy, sources=tuple(replace(hierarchy, **with_values(masks)) for masks in section.sources))
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

@@ -153,7 +153,7 @@ def test_all_faults_come_together_with_line_key_and_nearest_word(write):
         ("transform: {size: 96}", "transform.size: expected two numbers: [height, width], found 96."),
         ("transform: {scale: 1.0}", "transform.scale: expected two numbers: [smallest, largest], found 1.0."),
         ("loss: cross_entropy", "loss: expected a mapping, found 'cross_entropy'. Write `loss: {preset: flat}`."),
-        ("loss: cross_entropy", "Presets: marginal, marginal_dice, flat, hssn, logicseg."),
+        ("loss: cross_entropy", "Presets: marginal, marginal_dice, flat, hssn, logicseg, wasserstein."),
         ("loss: CrossEntropyLoss", "Write `loss: {preset: flat}`."),
         ("loss: hssn", "Write `loss: {preset: hssn}`."),
         ("loss: dice", "Write `loss: {terms: {dice: 1}}`."),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +12,14 @@ from accelerate.data_loader import prepare_data_loader
 from seghiero_core.config.schema import TransformConfig
 from seghiero_core.data import loaders
 from seghiero_core.data.loaders import (
-    EpochSampler,
     SegmentationDataset,
     batches,
+    epoch_length,
     eval_loader,
     num_workers,
     train_loader,
 )
+from seghiero_core.data.sampler import EpochSampler
 from seghiero_core.data.samples import find_samples
 from seghiero_core.errors import DataError, DeviceError
 from seghiero_core.hierarchy.tree import IGNORE_INDEX
@@ -53,6 +56,9 @@ def test_batches_have_the_contract(samples, ragged):
     assert set(torch.cat([first["target"], second["target"]]).unique().tolist()) <= {IGNORE_INDEX, *range(len(ragged))}
     seen = torch.cat([first["index"], second["index"]]).tolist()
     assert len(set(seen)) == 8  # the short third batch is dropped
+    columns = [*range(len(ragged)), IGNORE_INDEX]
+    counts = [[int((target == label).sum()) for label in columns] for target in first["target"]]
+    assert first["counts"].tolist() == counts
 
 
 def test_workers_change_nothing(samples, ragged):
@@ -83,14 +89,46 @@ def test_resumed_epoch_is_the_rest_of_the_whole_one(samples, ragged):
 
 
 def test_sampler_is_a_permutation_that_shares_no_stream_with_augmentation():
-    sampler = EpochSampler(50, seed=1)
+    sampler = EpochSampler([50], seed=1)
     sampler.start_epoch(2)
     keys = list(sampler)
-    assert keys == list(sampler) and {epoch for epoch, _ in keys} == {2}
-    order = [index for _, index in keys]
+    assert keys == list(sampler) and {epoch for epoch, *_ in keys} == {2}
+    order = [index for _, index, _ in keys]
     assert sorted(order) == list(range(50)) and order != sorted(order)
     # numpy pads a seed with zeros, so (1, 2) and (1, 2, 0) are one stream: the sampler's must be neither.
     assert order != np.random.default_rng((1, 2, 0)).permutation(50).tolist()
+
+
+def test_a_repeated_sample_is_augmented_differently_each_time_and_workers_change_nothing(samples, ragged):
+    mixed = [*samples[:3], *(replace(sample, source=1) for sample in samples[3:5])]
+    mixed = [replace(sample, source=sample.source or 0) for sample in mixed]
+    tree = replace(ragged, sources=(ragged, ragged))
+    options = {"seed": SEED, "batch_size": 9, "weights": [1, 3]}
+    loader = train_loader(mixed, tree, TRANSFORM, workers=0, **options)
+    assert epoch_length(mixed, [1, 3]) == 9 and epoch_length(mixed) == 5 and loader.sampler.length == 9
+    (batch,) = whole = epoch_of(loader, 2)
+    assert Counter(batch["index"].tolist()) == {0: 1, 1: 1, 2: 1, 3: 3, 4: 3}
+    for index in (3, 4):
+        images = batch["image"][batch["index"] == index]
+        assert len({image.numpy().tobytes() for image in images}) == 3
+    plain = epoch_of(train_loader(samples[:5], ragged, TRANSFORM, seed=SEED, batch_size=5, workers=0), 2)[0]
+    for image, index in zip(plain["image"], plain["index"].tolist(), strict=True):  # as the first draw
+        assert any(torch.equal(image, other) for other in batch["image"][batch["index"] == index])
+    assert same(whole, epoch_of(train_loader(mixed, tree, TRANSFORM, workers=1, **options), 2))
+
+
+def test_masks_are_read_with_the_values_of_their_source(folders, ragged):
+    folders.add("a", np.array([[0, 2], [5, 255]], dtype=np.uint8))
+    (sample,) = find_samples(folders)
+    other = replace(ragged, values={255: 1, 2: 2}, ignore=0, section="dataset.sources.1")
+    dataset = SegmentationDataset(
+        [sample, replace(sample, source=0), replace(sample, source=1)], replace(ragged, sources=(ragged, other))
+    )
+    assert dataset[0]["target"].tolist() == dataset[1]["target"].tolist() == [[0, 1], [2, IGNORE_INDEX]]
+    with pytest.raises(DataError, match=r"not labels: 5 \(1 px\). Add them to dataset.sources.1.labels, or"):
+        dataset[2]
+    other.values[5] = 0
+    assert dataset[2]["target"].tolist() == [[IGNORE_INDEX, 2], [0, 1]]
 
 
 def test_short_sets_are_not_dropped(samples, ragged):
@@ -111,9 +149,9 @@ def test_accelerate_shards_without_overlap_and_resumes(samples, ragged, batch_si
         return result
 
     ranks = shards(3)
-    order = EpochSampler(10, SEED)
+    order = EpochSampler([10], SEED)
     order.start_epoch(3)
-    expected = [index for _, index in order]
+    expected = [index for _, index, _ in order]
     assert len(ranks[0]) == len(ranks[1]) > 0
     seen = [index for pair in zip(*ranks, strict=True) for batch in pair for index in batch]
     if 2 * batch_size <= 10:

@@ -24,7 +24,7 @@ def found(pixels=(5, 5), ignored=0, sizes=None, names=("a.png",), folder="x", **
 
 def warnings_of(audit, labels=("background", "car"), ignore=255, transform=SMALL_CROPS, **others):
     hierarchy = Hierarchy.from_config({"labels": labels, "ignore": ignore})
-    config = SimpleNamespace(hierarchy=hierarchy, transform=transform)
+    config = SimpleNamespace(hierarchy=hierarchy, transform=transform, dataset=SimpleNamespace(sources=None))
     return data_warnings(config, {"train": audit, **others})
 
 

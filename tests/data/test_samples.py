@@ -64,7 +64,7 @@ def test_missing_folder(tmp_path, folders):
     touch(folders.images, "a.jpg")
     both = r"Write `val: \{images: FOLDER, masks: FOLDER\}`, or `val: FOLDER`.*relative to dataset\.root"
     with pytest.raises(DataError, match=rf"dataset\.val\.masks: .*nowhere does not exist\. {both}") as info:
-        find_samples(split, name="val")
+        find_samples(split, key="dataset.val")
     assert info.value.exit_code == 3
 
 
@@ -130,4 +130,4 @@ def test_jpeg_pictures_in_the_folder_of_masks_mean_swapped_folders(folders):
         Image.fromarray(rng.integers(0, 3, (20, 30), dtype=np.uint8)).save(folders.images / f"{i}.png")
         Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(folders.masks / f"{i}.jpg")
     with pytest.raises(DataError, match=r"dataset\.val: the files in .*images look like masks, those in .*masks like"):
-        find_samples(folders, name="val")
+        find_samples(folders, key="dataset.val")

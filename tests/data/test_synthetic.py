@@ -67,6 +67,44 @@ def test_color_alone_does_not_tell_the_classes(rendered):
     assert iou.mean() < 0.65 and iou[4:].mean() < 0.6, iou
 
 
+def test_mixed_data_set_has_coarse_masks_of_the_same_scenes(rendered, tmp_path, monkeypatch):
+    """Scene n of `train` is the same in both data sets; its coarse mask says what its fine one says, or nothing."""
+    monkeypatch.setattr(synthetic, "MIXED_IMAGES", {"fine": 1, "coarse": 3, "unlabeled": 1, "val": 1})
+    synthetic.write_mixed_data_set(tmp_path)
+    assert sorted(str(f.relative_to(tmp_path)) for f in tmp_path.rglob("*.*")) == [
+        *(f"coarse/train/images/{n:03}.jpg" for n in (1, 2, 3)),
+        *(f"coarse/train/masks/{n:03}_coarse.png" for n in (1, 2, 3)),
+        *("fine/train/images/000.jpg", "fine/train/masks/000.png", "fine/val/images/000.jpg", "fine/val/masks/000.png"),
+        "unlabeled/train/images/004.jpg",
+    ]
+    for name in ("fine/train/masks/000.png", "fine/val/images/000.jpg", "unlabeled/train/images/004.jpg"):
+        same = rendered / name.replace("fine/", "").replace("unlabeled/", "")
+        assert (tmp_path / name).read_bytes() == same.read_bytes()
+    hierarchy = Hierarchy.from_config({"labels": list(synthetic.LABELS), "tree": synthetic.TREE})
+    leaves = {
+        value: {
+            int(leaf)
+            for name in ([names] if isinstance(names, str) else names)
+            for leaf in np.flatnonzero(hierarchy.covers[hierarchy.index_of(name), : len(synthetic.LABELS)])
+        }
+        for value, names in synthetic.COARSE_LABELS.items()
+    }
+    used = set()
+    for n in (1, 2, 3):
+        fine = np.array(Image.open(rendered / "train" / "masks" / f"{n:03}.png"))
+        coarse = np.array(Image.open(tmp_path / "coarse" / "train" / "masks" / f"{n:03}_coarse.png"))
+        assert coarse.shape == fine.shape
+        ignored = coarse == synthetic.COARSE_IGNORE
+        assert 0.01 < ignored.mean() < 0.25
+        for value in set(np.unique(coarse).tolist()) - {synthetic.COARSE_IGNORE}:
+            used.add(value)
+            assert set(np.unique(fine[coarse == value]).tolist()) <= leaves[value]
+        inside = coarse[1:-1, 1:-1]
+        for other in (coarse[:-2, 1:-1], coarse[2:, 1:-1], coarse[1:-1, :-2], coarse[1:-1, 2:]):
+            assert ((inside == other) | (inside == 0) | (other == 0)).all()  # two labels never touch
+    assert used == set(synthetic.COARSE_LABELS)
+
+
 def test_tree_has_three_levels_and_a_leaf_higher_up():
     hierarchy = Hierarchy.from_config({"labels": list(synthetic.LABELS), "tree": synthetic.TREE})
     assert len(hierarchy.levels) == 3 and set(hierarchy.leaves) == set(synthetic.LABELS)
