@@ -50,11 +50,9 @@ def bare(config) -> list[float]:
         run.sampler.start_epoch(epoch)
         model.train()
         for batch in run.train_loader:
-            images = batch["image"].contiguous(memory_format=torch.channels_last)
+            images, target = run.to_device(batch)
             output = model(images)
-            total, _ = run.loss(
-                output.logits, batch["target"], embedding=output.embedding, fraction=step / run.total_steps
-            )
+            total, _ = run.loss(output.logits, target, embedding=output.embedding, fraction=step / run.total_steps)
             total.backward()
             optimizer.step()
             optimizer.zero_grad()

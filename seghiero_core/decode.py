@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seghiero_core.decode_modes import check_decoding, undecided_id
+from seghiero_core.decode_modes import DEFAULT_DECODING, check_decoding, undecided_id
 from seghiero_core.errors import UsageError, nearest
 from seghiero_core.hierarchy.tensors import tree_tensors
 from seghiero_core.hierarchy.tree import Hierarchy
@@ -46,7 +46,7 @@ class Decoded(NamedTuple):
 def decode(
     logits: Tensor,
     hierarchy: Hierarchy,
-    mode: str = "leaf",
+    mode: str = DEFAULT_DECODING.mode,
     confidence: float | None = None,
     *,
     scores: str = "softmax",
@@ -79,7 +79,7 @@ def decode(
         ...     {"labels": ["sky", "car", "bus"], "tree": {"sky": None, "vehicle": ["car", "bus"]}}
         ... )
         >>> logits = torch.tensor([1.0, 0.8, 0.7]).view(1, 3, 1, 1)  # sky is the best leaf, but vehicle beats it above
-        >>> [level.item() for level in decode(logits, hierarchy).ids]
+        >>> [level.item() for level in decode(logits, hierarchy, "leaf").ids]
         [0, 0]
         >>> [level.item() for level in decode(logits, hierarchy, "top_down").ids]
         [1, 1]

@@ -21,8 +21,15 @@ class Decoding(NamedTuple):
         confidence: Predictions back off to a coarser class below this score, in 0..1. None: they don't.
     """
 
-    mode: str = "leaf"
+    mode: str
     confidence: float | None = None
+
+
+DEFAULT_DECODING = Decoding("leaf")
+"""The decoding of everything that isn't given another: validation in training, eval, predict and export."""
+DEFAULT_BACK_OFF_MODE = "top_down"
+"""The mode of pseudo-labels, which always have a threshold: above one half, only this mode surely finds the deepest
+class that reaches it (see `decode.back_off`)."""
 
 
 def check_decoding(mode: str, confidence: float | None = None) -> None:

@@ -21,7 +21,6 @@ def make_accelerator(
     device: str,
     precision: str,
     *,
-    accumulation: int = 1,
     trackers: Sequence[str] = (),
     folder: Path | None = None,
 ) -> Accelerator:
@@ -30,7 +29,6 @@ def make_accelerator(
     Args:
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32, bf16 or fp16.
-        accumulation: Batches per optimizer step.
         trackers: Names of the experiment trackers to start.
         folder: The run folder, which trackers write to.
 
@@ -56,7 +54,6 @@ def make_accelerator(
         return Accelerator(
             cpu=device == "cpu",
             mixed_precision="no" if precision == "fp32" else precision,
-            gradient_accumulation_steps=accumulation,
             step_scheduler_with_optimizer=False,
             log_with=list(trackers) or None,
             project_dir=folder,
@@ -257,19 +254,19 @@ def broadcast_buffers(accelerator: Accelerator, model: nn.Module) -> None:
         torch.distributed.broadcast(buffer, src=0)
 
 
-def mean_over_processes(accelerator: Accelerator, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """Average values over all processes. Every process must call it at the same point.
+def sum_over_processes(accelerator: Accelerator, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Add up values over all processes. Every process must call it at the same point.
 
     Args:
         accelerator: The run's accelerator.
         values: This process's values by name, scalar tensors.
 
     Returns:
-        The means, by name.
+        The sums, by name.
     """
     stacked = torch.stack([value.detach().float() for value in values.values()])
     if accelerator.num_processes > 1:
-        stacked = accelerator.reduce(stacked, "mean")
+        stacked = accelerator.reduce(stacked, "sum")
     return dict(zip(values, stacked.tolist(), strict=True))
 
 

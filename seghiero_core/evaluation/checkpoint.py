@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,16 +11,16 @@ from urllib.parse import quote
 import torch
 
 from seghiero_core.checkpoint import read_checkpoint
-from seghiero_core.config.schema import SplitConfig, TrainingConfig
+from seghiero_core.config.schema import DatasetConfig, SplitConfig, TrainingConfig
 from seghiero_core.data.loaders import eval_loader
-from seghiero_core.data.samples import find_samples, split_samples
-from seghiero_core.decode_modes import Decoding, check_decoding
+from seghiero_core.data.samples import Sample, find_samples, split_samples
+from seghiero_core.decode_modes import DEFAULT_DECODING, Decoding, check_decoding
 from seghiero_core.devices import any_process, check_device, make_accelerator
 from seghiero_core.errors import DataError, UsageError, nearest
-from seghiero_core.evaluation.evaluate import evaluate, report_batches, summary
+from seghiero_core.evaluation.evaluate import evaluate, report_batches, source_summaries, summary
 from seghiero_core.events import Notify, ignore_events
 from seghiero_core.metrics.metrics import Metrics
-from seghiero_core.model.measuring import LEAF, MemoryLimit
+from seghiero_core.model.measuring import MemoryLimit
 from seghiero_core.model.trained import DATA_KEYS, load_trained, with_other_data
 
 EVAL_KEYS = (
@@ -34,7 +35,7 @@ class CheckpointEvaluation(NamedTuple):
 
     Attributes:
         document: What `summary` returns, with the worst confusions of each level, the back-off curve and what was
-            measured: plain values for JSON.
+            measured: plain values for JSON. For a data set with sources, "sources" has the same of each by itself.
         metrics: The counts, for the confusion matrices.
         name: What tells this measurement from others of the same run, such as "val" or "val-top_down".
         own_data: Whether it was measured on the data set of the run's config.
@@ -50,7 +51,7 @@ def evaluate_checkpoint(
     folder: Path,
     *,
     split: str = "val",
-    mode: str = "leaf",
+    mode: str = DEFAULT_DECODING.mode,
     confidence: float | None = None,
     background: str | None = None,
     device: str | None = None,
@@ -76,8 +77,9 @@ def evaluate_checkpoint(
             `training.val_batch_size`; for "auto" its `training.batch_size` on a GPU, and 1 on the CPU.
         config: The YAML file of a config whose data set to use instead of the run's; it has the same class tree.
         overrides: Strings "section.key=value" that change the run's config; the keys are those of `EVAL_KEYS`.
-        folders: Measure on these images and masks instead of a split.
-        notify: Receives the events "validating".
+        folders: Measure on these images and masks instead of a split. The masks hold the values of `classes.labels`.
+        notify: Receives the events "validating", and a warning where `folders` have other mask values than the sources
+            of the run's data set.
 
     Returns:
         The document and the counts.
@@ -96,13 +98,13 @@ def evaluate_checkpoint(
     dataset = checkpoint.config.dataset
     if folders is None:
         try:
-            samples, folders = split_samples(dataset, split), getattr(dataset, split)
+            samples = split_samples(dataset, split)
         except DataError as error:
             hint = "\nIf the data has moved, name its new place: --set dataset.root=FOLDER." if own_data else ""
             raise DataError(f"{error}{hint}") from None
     else:
         suffixes = {"image_suffix": dataset.image_suffix, "mask_suffix": dataset.mask_suffix}
-        samples, split = find_samples(folders, name="val", **suffixes), ""
+        samples, split = find_samples(folders, key="dataset.val", **suffixes), ""
     training = checkpoint.config.training
     device = check_device(device or training.device)
     # Only fp16 is missing on some devices; with the run's precision the metrics equal those of its own validation.
@@ -123,7 +125,9 @@ def evaluate_checkpoint(
     accelerator.even_batches = False  # otherwise the last images are counted twice
     if not accelerator.is_main_process:
         notify = ignore_events
-    metrics, _, _ = evaluate(
+    if folders is not None and after.dataset.sources:
+        notify({"event": "warning", "text": "these masks are read by classes.labels, not by the labels of a source."})
+    evaluation = evaluate(
         model,
         report_batches(accelerator.prepare(loader), checkpoint.step, notify),
         hierarchy,
@@ -131,21 +135,24 @@ def evaluate_checkpoint(
         scores=scores,
         decoding=Decoding(mode, confidence),
         background=background,
+        sources=[sample.source for sample in samples],
         limit=limit,
     )
+    metrics = evaluation.metrics
     (in_tiles,) = any_process(accelerator, limit.tile is not None)
     accelerator.end_training()
     document = summary(metrics) | {
         "checkpoint": str(checkpoint.folder),
         "step": checkpoint.step,
         "split": split or None,
-        "data": {"images": str(folders.images), "masks": str(folders.masks)},
-        "images": len(samples),
+        **_measured_data(samples, dataset, split, folders),
         "decode": mode,
         "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
     }
     for number, level in enumerate(document["levels"]):
         level["worst_confusions"] = metrics.worst_confusions(number)
+    for name, measured in source_summaries(evaluation, dataset).items():
+        document["sources"][name] |= measured
     document["back_off_curve"] = metrics.back_off_curve()
     document["back_off_area"] = metrics.back_off_area()
     if in_tiles:
@@ -155,7 +162,7 @@ def evaluate_checkpoint(
     if background is not None:
         document["background"] = background
     parts = [split or "images"]
-    if mode != LEAF.mode:
+    if mode != DEFAULT_DECODING.mode:
         parts.append(mode)
     if confidence is not None:
         parts.append(f"confidence{confidence!r}")
@@ -164,6 +171,20 @@ def evaluate_checkpoint(
     if training.precision != trained.config.training.precision:
         parts.append(training.precision)
     return CheckpointEvaluation(document, metrics, "-".join(parts), own_data)
+
+
+def _measured_data(
+    samples: Sequence[Sample], dataset: DatasetConfig, split: str, folders: SplitConfig | None
+) -> dict[str, Any]:
+    """How many images were measured, and the folders that they and their masks are in; with sources, of each."""
+    found = {}
+    for source, images in sorted(Counter(sample.source for sample in samples).items()):
+        place = folders or getattr(dataset.parts[source or 0], split)
+        found[source] = {"images": images, "data": {"images": str(place.images), "masks": str(place.masks)}}
+    if folders is not None or not dataset.sources:
+        (facts,) = found.values()
+        return facts
+    return {"images": len(samples), "sources": {dataset.sources[i].name: facts for i, facts in found.items()}}
 
 
 def _batch_size(training: TrainingConfig, device: torch.device) -> int:

@@ -10,13 +10,14 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from seghiero_core.config.schema import DatasetConfig
 from seghiero_core.data.loaders import batches
-from seghiero_core.decode_modes import Decoding
+from seghiero_core.decode_modes import DEFAULT_DECODING, Decoding
 from seghiero_core.devices import any_process, broadcast_buffers, is_out_of_memory
 from seghiero_core.events import Notify
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.metrics.metrics import Metrics
-from seghiero_core.model.measuring import LEAF, MemoryLimit, count_images
+from seghiero_core.model.measuring import MemoryLimit, count_images
 
 _Batch = Mapping[str, torch.Tensor]
 
@@ -42,11 +43,13 @@ class Evaluation(NamedTuple):
 
     Attributes:
         metrics: The counts over all processes.
+        sources: The same for the images of each source alone, by its position in `dataset.sources`.
         examples: The images that were asked for, or those that follow them among this process's images.
         stopped: Whether a process stopped early; the metrics are then incomplete.
     """
 
     metrics: Metrics
+    sources: dict[int, Metrics]
     examples: list[ValidationExample]
     stopped: bool
 
@@ -59,8 +62,9 @@ def evaluate(
     *,
     accelerator: Accelerator,
     scores: str = "softmax",
-    decoding: Decoding = LEAF,
+    decoding: Decoding = DEFAULT_DECODING,
     background: str | None = None,
+    sources: Sequence[int | None] = (),
     wanted: Sequence[int] = (),
     stop: Callable[[], bool] = lambda: False,
     limit: MemoryLimit | None = None,
@@ -77,14 +81,17 @@ def evaluate(
         scores: What the logits mean, see `decode`.
         decoding: How the logits become classes.
         background: A class that a second mean IoU leaves out.
+        sources: For each image of the data set, the position of its source in `dataset.sources` or None; the batches
+            then have "index".
         wanted: Positions in the data set, ascending, of images to return; the batches then have "index".
         stop: Checked before every batch; once it returns True in a process, that process measures no further batch.
         limit: How much to compute at once; it is lowered when memory runs out. None: whole batches, and no way out.
 
     Returns:
-        The metrics, the examples, and whether `stop` returned True in any process.
+        The metrics of all images and of each source, the examples, and whether `stop` returned True in any process.
     """
-    metrics, examples, wanted = Metrics(hierarchy, background=background), [], list(wanted)
+    parts = {source: Metrics(hierarchy, background=background) for source in sorted({*sources}) or [None]}
+    examples, wanted = [], list(wanted)
     broadcast_buffers(accelerator, model)
     was_training = model.training
     model.eval()
@@ -97,19 +104,24 @@ def evaluate(
         if stop():
             break
         images, target, start = batch["image"], batch["target"], 0
+        indices = torch.as_tensor(batch["index"]).tolist() if wanted or sources else []
+        metrics = [parts[sources[index]] for index in indices] if sources else [*parts.values()] * len(images)
         while start < len(images):
             part = slice(start, start + limit.images if limit else None)
-            counts = metrics.state()
+            counts = [each.state() for each in parts.values()]
             try:
                 tile = limit.tile if limit else None
-                decoded = count_images(forward, images[part], target[part], metrics, decoding, scores=scores, tile=tile)
+                decoded = count_images(
+                    forward, images[part], target[part], metrics[part], decoding, scores=scores, tile=tile
+                )
             except (RuntimeError, MemoryError) as error:
                 if not (limit and is_out_of_memory(error) and limit.lower()):
                     raise
-                metrics.load_state(counts)
+                for each, before in zip(parts.values(), counts, strict=True):
+                    each.load_state(before)
                 continue
             for i in range(len(decoded.ids[0]) if wanted else 0):
-                index = int(batch["index"][start + i])
+                index = indices[start + i]
                 if wanted and index >= wanted[0]:
                     wanted = [later for later in wanted if later > index]
                     image = images[start + i].permute(1, 2, 0).cpu().numpy()
@@ -117,9 +129,13 @@ def evaluate(
                     examples.append(ValidationExample(image, target[start + i].cpu().numpy(), ids, index))
             start += len(decoded.ids[0])
     model.train(was_training)
-    metrics.load_state(accelerator.reduce(metrics.counts.to(accelerator.device), "sum").cpu())
+    counts = accelerator.reduce(torch.stack([each.counts.to(accelerator.device) for each in parts.values()]), "sum")
+    for each, reduced in zip(parts.values(), counts.cpu(), strict=True):
+        each.load_state(reduced)
+    total = Metrics(hierarchy, background=background)
+    total.load_state(counts.cpu().sum(dim=0))
     (stopped,) = any_process(accelerator, stop())
-    return Evaluation(metrics, examples, stopped)
+    return Evaluation(total, {} if None in parts else parts, examples, stopped)
 
 
 def report_batches(loader: Collection[_Batch], step: int, notify: Notify) -> Iterator[_Batch]:
@@ -153,3 +169,17 @@ def summary(metrics: Metrics) -> dict[str, Any]:
     measures = metrics.compute()
     known = [level["miou"] for level in measures["levels"] if level["miou"] is not None]
     return {"mean_miou": sum(known) / len(known) if known else None, **measures}
+
+
+def source_summaries(evaluation: Evaluation, dataset: DatasetConfig) -> dict[str, dict[str, Any]]:
+    """Compute all metrics of each source as plain values.
+
+    Args:
+        evaluation: What `evaluate` returned.
+        dataset: The config's `dataset` section.
+
+    Returns:
+        What `summary` returns, by the name of the source, for those with images; empty for a data set without sources.
+    """
+    sources = dataset.sources or []
+    return {source.name: summary(evaluation.sources[i]) for i, source in enumerate(sources) if i in evaluation.sources}

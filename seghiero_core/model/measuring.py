@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from seghiero_core.decode import Decoded, decode
-from seghiero_core.decode_modes import Decoding
+from seghiero_core.decode_modes import DEFAULT_DECODING, Decoding
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.metrics.metrics import Metrics
 from seghiero_core.model.tiling import DEFAULT_OVERLAP, DEFAULT_TILE, Forward, Picture, tiled_logits
 
-LEAF = Decoding()
 _SMALLEST_TILE = 2 * DEFAULT_OVERLAP
 
 
@@ -51,8 +51,8 @@ def count_images(
     forward: Forward,
     images: torch.Tensor,
     target: torch.Tensor,
-    metrics: Metrics,
-    decoding: Decoding = LEAF,
+    metrics: Sequence[Metrics],
+    decoding: Decoding = DEFAULT_DECODING,
     *,
     scores: str = "softmax",
     tile: int | None = None,
@@ -62,8 +62,8 @@ def count_images(
     Args:
         forward: The network, which moves the images to its device.
         images: B,3,H,W uint8.
-        target: B,H,W node indices or `IGNORE_INDEX`.
-        metrics: Where to count.
+        target: B,H,W labels or `IGNORE_INDEX`.
+        metrics: Where to count each of the B images.
         decoding: How the logits become classes.
         scores: What the logits mean, see `decode`.
         tile: Side of tiles, px, to predict a single image in; the result is then on the CPU.
@@ -71,11 +71,17 @@ def count_images(
     Returns:
         The predictions, without a threshold on the confidence.
     """
+    hierarchy = metrics[0].hierarchy
     if tile is None:
-        decoded = decode(forward(images), metrics.hierarchy, decoding.mode, scores=scores)
+        decoded = decode(forward(images), hierarchy, decoding.mode, scores=scores)
     else:
-        decoded = _decode_tiles(forward, images, metrics.hierarchy, decoding.mode, scores, tile)
-    metrics.update(decoded, target.to(decoded.ids[0].device), confidence=decoding.confidence)
+        decoded = _decode_tiles(forward, images, hierarchy, decoding.mode, scores, tile)
+    target = target.to(decoded.ids[0].device)
+    for one in dict.fromkeys(metrics):
+        chosen = [i for i, each in enumerate(metrics) if each is one]
+        part = slice(None) if len(chosen) == len(metrics) else chosen  # a slice copies nothing
+        ids, confidence = (tuple(level[part] for level in maps) for maps in decoded)
+        one.update(Decoded(ids, confidence), target[part], confidence=decoding.confidence)
     return decoded
 
 

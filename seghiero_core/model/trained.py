@@ -11,14 +11,14 @@ import torch
 
 from seghiero_core.checkpoint import Checkpoint
 from seghiero_core.config.loading import load_config, override_config
-from seghiero_core.config.schema import Config
+from seghiero_core.config.schema import SPLITS, Config
 from seghiero_core.errors import UsageError, nearest, shorten
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.losses.combine import build_loss
 from seghiero_core.model.factories import build_trained_model
 from seghiero_core.model.segmentation import SegmentationModel
 
-DATA_KEYS = tuple(f"dataset.{key}" for key in ("root", "train", "val", "test", "image_suffix", "mask_suffix"))
+DATA_KEYS = tuple(f"dataset.{key}" for key in ("root", *SPLITS, "image_suffix", "mask_suffix", "sources"))
 """The keys of the data set, which may differ from the run's wherever a checkpoint is used with images."""
 
 
@@ -124,11 +124,12 @@ def _check_key(override: str, keys: Sequence[str]) -> None:
 def _check_moves(config: Config, overrides: Sequence[str]) -> None:
     """Raise UsageError where a new `dataset.root` would move nothing."""
     dataset = config.dataset
-    splits = [split for split in (dataset.train, dataset.val, dataset.test) if split]
+    splits = [split for part in dataset.parts for name in SPLITS if (split := getattr(part, name))]
     folders = [folder for split in splits for folder in (split.images, split.masks)]
     names = [override.partition("=")[0] for override in overrides]
     if "dataset.root" in names and not any(folder.is_relative_to(dataset.root) for folder in folders):
+        key = "dataset.sources.0.root" if dataset.sources else "dataset.val.images and dataset.val.masks"
         raise UsageError(
             f"--set dataset.root: the run's folders are not below its dataset.root ({dataset.root}), such as "
-            f"{dataset.val.images}; set dataset.val.images and dataset.val.masks."
+            f"{folders[0]}; set {key}."
         )

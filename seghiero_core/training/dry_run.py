@@ -67,15 +67,12 @@ def _measure(run: Run) -> dict[str, Any]:
     seconds = 0.0
     for _ in range(2):
         started = time.perf_counter()
-        batch = next(loading, first)
-        images = batch["image"]
-        if training.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        trial_step(run.model, run.loss, run.optimizer, images, batch["target"], accelerator)
+        images, target = run.to_device(next(loading, first))
+        trial_step(run.model, run.loss, run.optimizer, images, target, accelerator)
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize(accelerator.device)
         seconds = time.perf_counter() - started
-    per_step = seconds * accelerator.gradient_accumulation_steps
+    per_step = seconds * min(training.gradient_accumulation, len(run.train_loader))
 
     started = time.perf_counter()
     batch = next(iter(batches(run.val_loader)), None)  # None where there are fewer images than processes

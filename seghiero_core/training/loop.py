@@ -10,20 +10,20 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch.distributed.tensor import DTensor
 
 from seghiero_core.config.schema import Config
 from seghiero_core.data.loaders import batches
-from seghiero_core.devices import any_process, mean_over_processes, peak_memory_mib
+from seghiero_core.devices import any_process, peak_memory_mib, sum_over_processes
 from seghiero_core.errors import shorten
 from seghiero_core.events import Notify, ignore_events
 from seghiero_core.run_files import write_listed
@@ -111,7 +111,6 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
 
     record: dict[str, Any] = {}
     passes: list[MicroBatch] = []  # the forward passes of the current step
-    losses: list[dict[str, torch.Tensor]] = []  # and their losses, on the device
     saver = Saver(run, folder, progress, point.checkpoint and point.checkpoint.folder)
     with saver.rescue(passes), StopSignal() as stop:
         for epoch in range(progress.epoch, training.epochs):
@@ -123,53 +122,52 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
             run.sampler.start_epoch(epoch, start=done_here * run.images_per_step)
             set_training_mode(run.model, freeze_norm=training.freeze_norm)
             started = time.perf_counter()
-            for batch in batches(run.train_loader):
-                # ── one step: forward, loss, backward, update ────────────────────────────────────────────────────
-                if not passes:
-                    buffers = copy_buffers(run.model)
-                    _seed_step(run, progress.step)
-                with accelerator.accumulate(run.model):
-                    images = batch["image"]
-                    if training.channels_last:
-                        images = images.contiguous(memory_format=torch.channels_last)
-                    output = run.model(images)
-                    total, terms = run.loss(
-                        output.logits,
-                        batch["target"],
-                        embedding=output.embedding,
-                        fraction=progress.step / run.total_steps,
-                        auxiliary_logits=output.auxiliary_logits,
-                    )
-                    passes.append(MicroBatch(batch["index"], terms))
-                    losses.append({"loss": total.detach(), **terms})
-                    accelerator.backward(total)
-                    if not accelerator.sync_gradients:
-                        continue
-                    norm = _gradient_norm(run, training.clip_norm)
-                    factor = lr_factor(progress.step, run.total_steps, training)
-                    set_lr(run.optimizer, factor)
-                    (bad,) = any_process(accelerator, is_bad_step(run, passes, norm))
-                    if bad:
-                        restore_buffers(run.model, buffers)
-                        count_bad_step(run, folder, progress, passes, notify)
-                        run.optimizer.zero_grad()  # without gradients the optimizer changes nothing
-                    updated = update_weights(run)
-                    run.optimizer.zero_grad()
+            for micro_batches in _steps(run):
+                # ── one step: forward, loss and backward of each of its batches, and the update ──────────────────
+                counts = _label_counts(run, micro_batches)
+                buffers = copy_buffers(run.model)
+                _seed_step(run, progress.step)
+                losses = []  # each batch's shares of those of the step, on the device
+                for i, batch in enumerate(micro_batches, start=1):
+                    images, target = run.to_device(batch)
+                    with nullcontext() if i == len(micro_batches) else accelerator.no_sync(run.model):
+                        output = run.model(images)
+                        total, terms = run.loss(
+                            output.logits,
+                            target,
+                            embedding=output.embedding,
+                            fraction=progress.step / run.total_steps,
+                            auxiliary_logits=output.auxiliary_logits,
+                            counts=counts,
+                        )
+                        passes.append(MicroBatch(batch["index"], terms))
+                        losses.append({"loss": total.detach(), **terms})
+                        accelerator.backward(total * accelerator.num_processes)  # whose gradients are averaged
+                norm = _gradient_norm(run, training.clip_norm)
+                factor = lr_factor(progress.step, run.total_steps, training)
+                set_lr(run.optimizer, factor)
+                (bad,) = any_process(accelerator, is_bad_step(run, passes, norm))
+                if bad:
+                    restore_buffers(run.model, buffers)
+                    count_bad_step(run, folder, progress, passes, notify)
+                    run.optimizer.zero_grad()  # without gradients the optimizer changes nothing
+                updated = update_weights(run)
+                run.optimizer.zero_grad()
                 if run.average and updated and not bad:
                     run.average.update(accelerator.unwrap_model(run.model))
                 progress.step += 1
-                means = _mean_losses(accelerator, losses)
+                shares = {name: torch.stack([each[name] for each in losses]).sum() for name in losses[0]}
+                step_losses = sum_over_processes(accelerator, shares)
                 count = sum(len(each.indices) for each in passes) * accelerator.num_processes
                 passes.clear()
-                losses.clear()
                 seconds, started = time.perf_counter() - started, time.perf_counter()
                 # ── report, and save or stop where asked to ──────────────────────────────────────────────────────
                 record = {
                     "event": "step",
                     "step": progress.step,
                     "epoch": epoch + 1,
-                    "loss": means.pop("loss"),
-                    "terms": means,
+                    "loss": step_losses.pop("loss"),
+                    "terms": step_losses,
                     "lr": training.lr * factor,
                     "grad_norm": norm,
                     "seconds": seconds,  # of the whole step, waiting for its data included
@@ -191,6 +189,19 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
     return record or last_record(folder)  # a run that was complete before has made no record now
 
 
+def _steps(run: Run) -> Iterator[list[dict[str, torch.Tensor]]]:
+    """Yield the batches of each step of an epoch, on the CPU; a set smaller than a step gives fewer."""
+    loading = batches(run.train_loader)
+    while micro_batches := list(islice(loading, run.config.training.gradient_accumulation)):
+        yield micro_batches
+
+
+def _label_counts(run: Run, micro_batches: Sequence[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """Return the label counts of all images of a step, those of other processes included."""
+    own = torch.cat([batch["counts"] for batch in micro_batches])
+    return run.accelerator.gather(own.to(run.accelerator.device))
+
+
 def _seed_step(run: Run, step: int) -> None:
     """Seed the random generators by (seed, step, process): no two processes drop alike, and a resume is exact."""
     words = (run.config.training.seed, step, run.accelerator.process_index)
@@ -205,12 +216,6 @@ def _gradient_norm(run: Run, clip_norm: float | None) -> float:
         run.accelerator.unscale_gradients()
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-
-
-def _mean_losses(accelerator: Accelerator, losses: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, float]:
-    """Return the means of the loss and its terms over the batches of a step and over all processes."""
-    means = {name: torch.stack([each[name] for each in losses]).mean() for name in losses[0]}
-    return mean_over_processes(accelerator, means)
 
 
 def _warn_of_divergence(run: Run, progress: TrainingProgress, loss: float, notify: Notify) -> None:

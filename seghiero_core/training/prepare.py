@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from seghiero_core.config.schema import Config
 from seghiero_core.data.audit import Audit, audit
-from seghiero_core.data.loaders import eval_loader, train_loader
+from seghiero_core.data.loaders import epoch_length, eval_loader, train_loader
 from seghiero_core.data.plausibility import data_warnings
 from seghiero_core.data.samples import Sample, split_samples
 from seghiero_core.devices import check_processes, make_accelerator
@@ -56,7 +56,6 @@ def start_accelerator(config: Config) -> Accelerator:
     accelerator = make_accelerator(
         training.device,
         training.precision,
-        accumulation=training.gradient_accumulation,
         trackers=training.trackers,
         folder=config.run_dir,
     )
@@ -104,27 +103,29 @@ def prepare(
 
     # ── network, data and loss ───────────────────────────────────────────────────────────────────────────────────
     samples = {split: split_samples(config.dataset, split) for split in ("train", "val")}
+    weights = [source.weight for source in config.dataset.sources or ()]
+    drawn = epoch_length(samples["train"], weights)
     provisional = build_loss(config.loss, hierarchy, counts=np.ones(len(hierarchy.leaves)))  # before data is counted
     if hierarchy.sets and not any(LOSSES[name].sets for name in provisional.terms):
         notify({"event": "warning", "text": _sets_warning(hierarchy, list(provisional.terms))})
-    model, weights = _build_network(config, hierarchy, provisional, notify, load_weights=load_weights)
+    model, loaded = _build_network(config, hierarchy, provisional, notify, load_weights=load_weights)
     audits = {split: _audit(config, hierarchy, split, samples[split], notify) for split in samples}
     for split, warnings in data_warnings(config, audits).items():
         for text in warnings:
             notify({"event": "warning", "text": f"{split}: {text}"})
     train_samples, val_samples = audits["train"].samples, audits["val"].samples
-    counts = audits["train"].pixels[: len(hierarchy.leaves)]
+    counts = audits["train"].drawn_pixels(weights)[: len(hierarchy.leaves)]
     # The loader guarantees the target's values, and checking them would synchronize a GPU in every step.
     loss = build_loss(config.loss, hierarchy, counts=counts, validate=False)
     model = _place(model, config, accelerator)
     if training.batch_size == "auto":
-        most = max(1, len(train_samples) // accelerator.num_processes)
+        most = max(1, drawn // accelerator.num_processes)
         config = config_with_batch_size(config, find_batch_size(config, model, loss, accelerator, most=most))
         training = config.training
     model = _synchronize_norms(model, accelerator)
     optimizer = make_optimizer(model, training, pretrained=bool(config.backbone.pretrained or config.init_from))
-    if len(train_samples) < training.batch_size * training.gradient_accumulation * accelerator.num_processes:
-        notify({"event": "warning", "text": _small_set_warning(config, len(train_samples), accelerator.num_processes)})
+    if drawn < training.batch_size * training.gradient_accumulation * accelerator.num_processes:
+        notify({"event": "warning", "text": _small_set_warning(config, drawn, accelerator.num_processes)})
     sizes = audits["val"].sizes
     val_limit = find_val_limit(config, model, loss, accelerator, sizes=sizes, samples=len(val_samples), notify=notify)
     loaders = _make_loaders(config, hierarchy, accelerator, train_samples, val_samples, val_limit.images)
@@ -137,10 +138,10 @@ def prepare(
     # ── accelerate ───────────────────────────────────────────────────────────────────────────────────────────────
     if training.compile:
         model.compile()
-    model, optimizer, train_batches = accelerator.prepare(model, optimizer, loaders[0])
+    model, optimizer = accelerator.prepare(model, optimizer)
+    # A step's batches are loaded before its first forward pass; they wait on the CPU.
+    train_batches = accelerator.prepare_data_loader(loaders[0], device_placement=False)
     start_momentum(optimizer.optimizer)  # after FSDP has replaced the parameters
-    # accelerate divides each loss by this number; a set smaller than a step has fewer batches
-    accelerator.gradient_accumulation_steps = min(training.gradient_accumulation, len(train_batches))
     accelerator.even_batches = False  # validation counts every image once
     val_batches = accelerator.prepare(loaders[1])
     return Run(
@@ -157,7 +158,7 @@ def prepare(
         average=average,
         unsharded=unsharded,
         steps_per_epoch=math.ceil(len(train_batches) / training.gradient_accumulation),
-        weights=weights,
+        weights=loaded,
     )
 
 
@@ -166,14 +167,17 @@ def _sets_warning(hierarchy: Hierarchy, losses: Sequence[str]) -> str:
     able = [name for name, entry in LOSSES.items() if entry.sets]
     return (
         f"the labels {shorten(names, 3)} stand for several classes. The losses here ({', '.join(losses)}) learn only "
-        f"from what these have in common, and ignore the pixel if that is nothing. {', '.join(able)} learns from all."
+        f"from what these have in common, and ignore the pixel if that is nothing. {' and '.join(able)} learn from all."
     )
 
 
 def _audit(config: Config, hierarchy: Hierarchy, split: str, samples: Sequence[Sample], notify: Notify) -> Audit:
-    """Decode and check the samples of a split."""
+    """Decode and check the samples of a split, and report those of each source."""
     found = audit(samples, hierarchy, check=config.dataset.check)
-    notify({"event": "data", "split": split, "images": len(found.samples), "sizes": list(found.sizes)})
+    for source, part in (found.sources or {None: found}).items():
+        named = {} if source is None else {"source": config.dataset.sources[source].name}
+        event = {"event": "data", "split": split, **named, "images": len(part.samples), "sizes": list(part.sizes)}
+        notify(event)
     return found
 
 
@@ -226,7 +230,7 @@ def _small_set_warning(config: Config, images: int, processes: int) -> str:
     }
     product = " x ".join(f"{name} {value}" for name, value in factors.items() if value > 1)
     return (
-        f"{product} is more than the {images} training images: each epoch is one step over them. "
+        f"{product} is more than the {images} training images of an epoch: each epoch is one step over them. "
         "Set training.batch_size lower for more steps."
     )
 
@@ -252,6 +256,7 @@ def _make_loaders(
         config.transform,
         batch_size=training.batch_size,
         seed=training.seed,
+        weights=[source.weight for source in config.dataset.sources or ()],
         accumulation=training.gradient_accumulation,
         **common,
     )

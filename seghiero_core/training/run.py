@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from seghiero_core.config.schema import Config
-from seghiero_core.data.loaders import EpochSampler
+from seghiero_core.data.sampler import EpochSampler
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.losses.combine import HierarchicalLoss
 from seghiero_core.model.measuring import MemoryLimit
@@ -32,7 +33,7 @@ class Run:
         loss: The loss of `config.loss`.
         optimizer: The optimizer of what is not frozen.
         sampler: The sampler of the training loader; it holds the place in an epoch.
-        train_loader: Augmented batches of this process.
+        train_loader: Augmented batches of this process, on the CPU.
         val_loader: Validation batches of this process.
         val_limit: How much of a validation to compute at once.
         average: The exponential moving average of the weights, where `training.ema` asks for one.
@@ -77,6 +78,21 @@ class Run:
     def is_sharded(self) -> bool:
         """Whether FSDP divides the weights and the optimizer's state among the processes."""
         return self.accelerator.distributed_type == DistributedType.FSDP
+
+    def to_device(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Move a batch of `train_loader` to the device.
+
+        Args:
+            batch: The batch.
+
+        Returns:
+            Its images, B,3,H,W uint8 with the memory layout of the network, and its target, B,H,W int64.
+        """
+        device = self.accelerator.device
+        images, target = (batch[key].to(device, non_blocking=True) for key in ("image", "target"))
+        if self.config.training.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, target
 
     def validates_after(self, step: int) -> bool:
         """Check whether a validation follows a step.

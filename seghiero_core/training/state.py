@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,12 +123,13 @@ def resume_run(run: Run, point: ResumePoint, notify: Notify) -> TrainingProgress
         return None
     tensors, saved = checkpoint.training_state()
     progress = TrainingProgress.from_json(saved)
+    of_sources = ", the weights of their sources" if run.config.dataset.sources else ""
     for name in ("images_per_step", "steps_per_epoch"):
         before, now = getattr(progress, name), getattr(run, name)
         if before != now:
             raise ConfigError(
                 f"{folder}: the run has {before} {name.replace('_', ' ')}, this config has {now}, so the place in the "
-                "epoch would be lost. Keep the training images and the product of training.batch_size, "
+                f"epoch would be lost. Keep the training images{of_sources} and the product of training.batch_size, "
                 "gradient_accumulation and the number of processes."
             )
     if changed := _differences(checkpoint.config, run.config, ("dataset", "transform", "training")):
@@ -249,7 +250,16 @@ def _differences(old: Config, new: Config, sections: Sequence[str]) -> str:
     lines = []
     for section in sections:
         for key in sorted({*before[section], *after[section]}):
-            was, now = before[section].get(key), after[section].get(key)
-            if was != now and key not in ("pretrained", "gradient_checkpointing"):
-                lines.append(f"  {section}.{key}: {was!r} in the run, {now!r} now")
+            if key not in ("pretrained", "gradient_checkpointing"):
+                lines += _changes(f"{section}.{key}", before[section].get(key), after[section].get(key))
     return "\n".join(lines)
+
+
+def _changes(key: str, was: Any, now: Any) -> Iterator[str]:
+    """A line for a value that has changed; of sources, for each key that has."""
+    if key == "dataset.sources" and was and now and [each["name"] for each in was] == [each["name"] for each in now]:
+        for i, (source, changed) in enumerate(zip(was, now, strict=True)):
+            for name in source:
+                yield from _changes(f"{key}.{i}.{name}", source[name], changed[name])
+    elif was != now:
+        yield f"  {key}: {was!r} in the run, {now!r} now"

@@ -62,11 +62,16 @@ def track(accelerator: Accelerator, record: dict[str, Any]) -> None:
         values = {f"train/{key}": record[key] for key in ("loss", "lr", "grad_norm", "seconds", "memory_mib")}
         values |= {f"train/{name}": value for name, value in record["terms"].items()}
     else:
-        metrics = record["metrics"]
-        names = ("mean_miou", "consistency", "full_path_accuracy", "mean_tree_distance")
-        values = {f"val/{name}": metrics[name] for name in names}
-        values |= {f"val/{level['name']}_miou": level["miou"] for level in metrics["levels"]}
+        values = _validation_values("val", record["metrics"])
+        for name, metrics in record.get("sources", {}).items():
+            values |= _validation_values(f"val/{name}", metrics)
     accelerator.log({key: value for key, value in values.items() if value is not None}, step=record["step"])
+
+
+def _validation_values(prefix: str, metrics: dict[str, Any]) -> dict[str, float | None]:
+    names = ("mean_miou", "consistency", "full_path_accuracy", "mean_tree_distance")
+    values = {f"{prefix}/{name}": metrics[name] for name in names}
+    return values | {f"{prefix}/{level['name']}_miou": level["miou"] for level in metrics["levels"]}
 
 
 def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:

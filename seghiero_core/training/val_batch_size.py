@@ -71,7 +71,7 @@ def find_val_limit(
     def predict(batch: int, height: int, width: int) -> None:
         images = torch.zeros(batch, 3, height, width, dtype=torch.uint8)
         target = torch.zeros(batch, height, width, dtype=torch.int64)
-        count_images(forward, images, target, Metrics(loss.hierarchy), scores=loss.scores)
+        count_images(forward, images, target, [Metrics(loss.hierarchy)] * batch, scores=loss.scores)
 
     parts = static_mib(model, ema=bool(config.training.ema), optimizer=config.training.optimizer)
     to_come = (parts["optimizer"] + parts["average"]) * 2**20  # what training adds before the first validation

@@ -10,10 +10,17 @@ from typing import Any
 
 from PIL import Image
 
-from seghiero_core.data.samples import evenly_spaced
+from seghiero_core.config.schema import DatasetConfig
+from seghiero_core.data.samples import Sample, evenly_spaced
 from seghiero_core.devices import any_process, is_out_of_memory
-from seghiero_core.errors import DeviceError
-from seghiero_core.evaluation.evaluate import ValidationExample, evaluate, report_batches, summary
+from seghiero_core.errors import DeviceError, shorten
+from seghiero_core.evaluation.evaluate import (
+    ValidationExample,
+    evaluate,
+    report_batches,
+    source_summaries,
+    summary,
+)
 from seghiero_core.events import Notify
 from seghiero_core.figures import prediction_grid
 from seghiero_core.training.interrupts import Interrupted, StopSignal
@@ -47,6 +54,7 @@ def validate(
         Interrupted: When a signal asked the run to stop during the validation.
     """
     accelerator, monitor = run.accelerator, run.config.training.monitor
+    samples = run.val_loader.dataset.samples
     saver.save()
     with explained_out_of_memory(run):
         evaluation = evaluate(
@@ -55,7 +63,8 @@ def validate(
             run.hierarchy,
             accelerator=accelerator,
             scores=run.loss.scores,
-            wanted=evenly_spaced(range(len(run.val_loader.dataset)), _EXAMPLES) if accelerator.is_main_process else (),
+            sources=[sample.source for sample in samples],
+            wanted=evenly_spaced(range(len(samples)), _EXAMPLES) if accelerator.is_main_process else (),
             stop=lambda: stop.requested,
             limit=run.val_limit,
         )
@@ -65,7 +74,8 @@ def validate(
         notify({"event": "warning", "text": _tiles_warning(run)})
     if evaluation.stopped:
         raise Interrupted(f"stopped in the validation after step {progress.step}; --resume repeats it.")
-    metrics = summary(evaluation.metrics)
+    metrics, by_source = summary(evaluation.metrics), source_summaries(evaluation, run.config.dataset)
+    sources = {"sources": by_source} if by_source else {}
     if progress.validated_step is None and monitored(metrics, monitor) is None:
         notify({"event": "warning", "text": _unmeasured_warning(run)})
     before = replace(progress)
@@ -76,12 +86,13 @@ def validate(
         "epoch": progress.epoch,
         "best": best,
         "metrics": metrics,
+        **sources,
     }
     try:
         write_record(run, folder, record, notify)
         if accelerator.is_main_process:
             _draw(evaluation.examples, run).save(folder / "validation.png")
-        saver.add_metrics({"step": progress.step, "epoch": progress.epoch, **metrics})
+        saver.add_metrics({"step": progress.step, "epoch": progress.epoch, **metrics, **sources})
     except OSError:  # it isn't kept, so a resumed run has to repeat it
         vars(progress).update(vars(before))
         raise
@@ -116,9 +127,14 @@ def explained_out_of_memory(run: Run) -> Iterator[None]:
 
 def _draw(examples: Sequence[ValidationExample], run: Run) -> Image.Image:
     images, targets, ids, indices = zip(*examples, strict=True)
-    samples, folder = run.val_loader.dataset.samples, run.config.dataset.val.images
-    captions = [str(samples[index].image.relative_to(folder)) for index in indices]
+    captions = [_caption(run.val_loader.dataset.samples[index], run.config.dataset) for index in indices]
     return prediction_grid(images, targets, ids, run.hierarchy, captions=captions)
+
+
+def _caption(sample: Sample, dataset: DatasetConfig) -> str:
+    """The path of an image in its folder, after the name of its source."""
+    name = str(sample.image.relative_to(dataset.parts[sample.source or 0].val.images))
+    return f"{dataset.sources[sample.source].name}: {name}" if dataset.sources else name
 
 
 def _tiles_warning(run: Run) -> str:
@@ -131,9 +147,10 @@ def _tiles_warning(run: Run) -> str:
 
 def _unmeasured_warning(run: Run) -> str:
     training = run.config.training
+    masks = shorten([str(part.val.masks) for part in run.config.dataset.parts if part.val])
     level = "" if training.monitor == "mean_miou" else f" at level {training.monitor}"
     stopping = "" if training.early_stopping is None else ", and training.early_stopping never stops the run"
     return (
-        f"no pixel of the validation set ({run.config.dataset.val.masks}) is labeled{level}, so {training.monitor} "
+        f"no pixel of the validation set ({masks}) is labeled{level}, so {training.monitor} "
         f"can't be measured: `best` is the last validated checkpoint{stopping}. Add masks with labels."
     )

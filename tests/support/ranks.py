@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import support.tiny  # noqa: F401 (registers the backbone "tiny")
 from seghiero_cli.main import main
 
 cfg, *overrides = sys.argv[1:]

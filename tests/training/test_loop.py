@@ -101,7 +101,7 @@ def warnings_of(config):
 def test_a_batch_larger_than_the_training_set_is_said_once(small):
     (text,) = warnings_of(load_config(small, [*TINY, "training.batch_size=16", "training.epochs=2"]))
     assert text.startswith(
-        "training.batch_size 16 is more than the 4 training images: each epoch is one step over them"
+        "training.batch_size 16 is more than the 4 training images of an epoch: each epoch is one step over them"
     )
     (text,) = warnings_of(
         load_config(small, [*TINY, "training.gradient_accumulation=3", "training.epochs=1", "output.name=b"])

@@ -65,7 +65,7 @@ def test_epochs_count_from_one_everywhere(small, run):
     assert code == 0 and "epoch 2/2 step 2/2" in err and "after epoch 2" in err and "epoch 1/2: leaf" in err
 
 
-def test_the_logged_loss_is_the_mean_over_the_batches_of_the_step(small, monkeypatch):
+def test_the_logged_loss_is_the_sum_of_the_shares_of_the_batches_of_the_step(small, monkeypatch):
     from seghiero_core.losses.combine import HierarchicalLoss
 
     seen, call = [], HierarchicalLoss.__call__
@@ -82,6 +82,6 @@ def test_the_logged_loss_is_the_mean_over_the_batches_of_the_step(small, monkeyp
     train(config)
     (step, _) = records(config.run_dir)
     assert len(seen) == 4
-    mean = {name: sum(row[name] for row in seen) / 4 for name in seen[0]}
-    assert {"loss": step["loss"], **step["terms"]} == pytest.approx(mean, rel=1e-6)
-    assert abs(step["loss"] - seen[-1]["loss"]) > 1e-4
+    total = {name: sum(row[name] for row in seen) for name in seen[0]}
+    assert {"loss": step["loss"], **step["terms"]} == pytest.approx(total, rel=1e-6)
+    assert abs(step["loss"] - 4 * seen[-1]["loss"]) > 1e-4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +19,20 @@ def test_a_tracker_that_is_missing_names_its_extra(small, monkeypatch):
         train(load_config(small, ["training.trackers=[wandb]"]))
     with pytest.raises(UsageError, match="training.trackers"):
         load_config(small, ["training.trackers=[abacus]"])
+
+
+def test_the_numbers_of_each_source_are_tracked():
+    levels = [{"name": "leaf", "miou": 0.5}, {"name": "level1", "miou": None}]
+    names = ("mean_miou", "consistency", "full_path_accuracy", "mean_tree_distance")
+    metrics = {"levels": levels} | dict.fromkeys(names, 0.25)
+    logged = []
+    accelerator = SimpleNamespace(trackers=[1], log=lambda values, step: logged.append((values, step)))
+    record = {"event": "validation", "step": 3, "metrics": metrics, "sources": {"city": metrics}}
+    trackers.track(accelerator, record)
+    ((values, step),) = logged
+    expected = {"leaf_miou": 0.5} | dict.fromkeys(names, 0.25)
+    assert step == 3
+    assert values == {f"{prefix}/{name}": v for prefix in ("val", "val/city") for name, v in expected.items()}
 
 
 @pytest.mark.filterwarnings("default")  # TensorBoard's own imports warn
