@@ -73,7 +73,7 @@ def measure(folder: Path) -> dict[str, dict[str, float]]:
         read_checkpoint(folder), "cuda" if torch.cuda.is_available() else "cpu"
     )
     device = next(model.parameters()).device
-    samples = find_samples(checkpoint.config.dataset.val, name="val")
+    samples = find_samples(checkpoint.config.dataset.val, key="dataset.val")
     modes = [mode for mode in MODES if scores != "sigmoid" or mode != "expected_cost"]
     metrics = {mode: Metrics(hierarchy) for mode in modes}
     for batch in batches(eval_loader(samples, hierarchy, batch_size=8, workers=0, device_type=device.type)):

@@ -30,6 +30,33 @@ def print_levels(metrics: dict[str, Any]) -> None:
         console.table(title, ("class", "IoU %", "pixels %"), rows, right=(1, 2))
 
 
+def print_sources(metrics: dict[str, Any], sources: dict[str, dict[str, Any]]) -> None:
+    """Print the mIoU at every level, of each source and of all together; nothing for a data set without sources.
+
+    Args:
+        metrics: The measures of all sources together.
+        sources: The measures of each source by its name.
+    """
+    if not sources:
+        return
+    levels = [level["name"] for level in metrics["levels"]]
+    rows = [source_row(name, measured) for name, measured in [*sources.items(), ("all", metrics)]]
+    console.table("mIoU % by source", ("source", *levels, "pixels"), rows, right=range(1, len(levels) + 2))
+
+
+def source_row(name: str, metrics: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of a source in a table: its name, its mIoU at every level, and its number of pixels.
+
+    Args:
+        name: The name of the source.
+        metrics: Its measures.
+
+    Returns:
+        The cells.
+    """
+    return name, *(format_percent(level["miou"]) for level in metrics["levels"]), str(metrics["pixels"])
+
+
 def print_summary(metrics: dict[str, Any]) -> None:
     """Print the metrics over all levels, and the most frequent confusions of leaves.
 

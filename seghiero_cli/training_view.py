@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 from seghiero_cli import console
-from seghiero_cli.tables import format_percent
+from seghiero_cli.tables import format_percent, source_row
 from seghiero_core.errors import shorten
 
 BAR_WIDTH = 60
@@ -27,6 +27,7 @@ class TrainingView:
         validating: How far the validation is; empty between validations.
         recent: Durations of the last 20 steps, s.
         columns, rows: The table of validations so far.
+        sources: The measures of each source in the last validation.
         closing_line: Printed once the live view has ended.
     """
 
@@ -38,6 +39,7 @@ class TrainingView:
         self.recent: deque[float] = deque(maxlen=20)
         self.columns: tuple[str, ...] = ()
         self.rows: list[tuple[str, ...]] = []
+        self.sources: dict[str, dict[str, Any]] = {}
         self.closing_line = ""
         self._shown_at = 0.0
 
@@ -69,7 +71,8 @@ class TrainingView:
     def _on_data(self, event: dict[str, Any]) -> None:
         sizes = [f"{height}x{width}" for height, width in sorted(event["sizes"])]
         images = console.plural(event["images"], "image")
-        self._print(f"{event['split']}: {images} of {shorten(sizes)} px, masks checked")
+        source = f" ({event['source']})" if "source" in event else ""
+        self._print(f"{event['split']}{source}: {images} of {shorten(sizes)} px, masks checked")
 
     def _on_download(self, event: dict[str, Any]) -> None:
         size = f", {event['mib']} MiB" if event["mib"] else ""
@@ -131,10 +134,14 @@ class TrainingView:
             "best" if event["best"] else "",
         )
         self.rows.append(row)
+        self.sources = event.get("sources", {})
         if not self.live:
             names = [column.replace("\n", " ") for column in self.columns[1:-1]]
             cells = [f"{name} {cell}" for name, cell in zip(names, row[1:-1], strict=True)]
             self._print(f"epoch {row[0]}/{self.start['epochs']}: {', '.join(cells)}{' (best)' if row[-1] else ''}")
+            for name, measured in self.sources.items():
+                values = [f"{level['name']} {format_percent(level['miou'])}" for level in measured["levels"]]
+                self._print(f"  {name}: mIoU {', '.join(values)}")
 
     def _on_warning(self, event: dict[str, Any]) -> None:
         self._print(f"warning: {event['text']}")
@@ -168,7 +175,7 @@ class TrainingView:
         )
 
     def _render(self) -> Any:
-        """Return the live view: the table of validations, a bar over all steps, and the lines of the last step."""
+        """Return the live view: the tables of validations, a bar over all steps, and the lines of the last step."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -181,8 +188,15 @@ class TrainingView:
         if self.validating:
             parts.append(Text(self.validating))
         if self.rows:
-            table = Table(*self.columns)
-            for row in self.rows[-12:]:
+            table, most = Table(*self.columns), 12  # rows of all tables, which a terminal has room for
+            if self.sources:
+                most = max(1, most - len(self.sources) - 4)  # 4 is what the second table has beside its rows
+                levels = [level["name"] for level in next(iter(self.sources.values()))["levels"]]
+                by_source = Table(f"mIoU in epoch {self.rows[-1][0]}", *levels, "pixels")
+                for name, measured in self.sources.items():
+                    by_source.add_row(*source_row(name, measured))
+                parts.insert(0, by_source)
+            for row in self.rows[-most:]:
                 table.add_row(*row)
             parts.insert(0, table)
         return Group(*parts)

@@ -18,7 +18,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from seghiero_core.config.loading import load_config
 from seghiero_core.config.schema import Config
 from seghiero_core.data.loaders import batches, num_workers, train_loader
-from seghiero_core.data.samples import split_samples
+from seghiero_core.data.samples import evenly_spaced, split_samples
 from seghiero_core.devices import available_bytes, check_device, pick_precision
 from seghiero_core.errors import SeghieroError
 from seghiero_core.scaffold.starter import write_starter
@@ -147,7 +147,7 @@ def _throughput(config: Config, images: int = 32) -> Finding:
         device = check_device(config.training.device).partition(":")[0]
         workers = num_workers(config.training.workers, device)
         batch_size = max(1, min(4, len(samples) // 2))
-        chosen = [samples[i % len(samples)] for i in range(images)]
+        chosen = [sample for sample in evenly_spaced(samples, images) for _ in range(-(-images // len(samples)))]
         loader = train_loader(chosen, config.hierarchy, config.transform, batch_size=batch_size, workers=workers)
         loading = batches(loader)
         next(loading)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seghiero_core.decode import SCORES, back_off, decode, level_scores
-from seghiero_core.decode_modes import MODES
+from seghiero_core.decode_modes import DEFAULT_DECODING, MODES
 from seghiero_core.errors import UsageError
 from seghiero_core.hierarchy.tree import Hierarchy
+from support.processes import ENVIRONMENT, ROOT, SUPPORT
 from support.trees import CAMVID, classes_of_levels, hierarchies, paths
 
 few = settings(derandomize=True, max_examples=15, deadline=None)
@@ -187,3 +192,23 @@ def test_traces_for_any_size(mode, scores):
     other = torch.randn(3, 16, 5, 9)
     for got, expected in zip(traced(other), decoder(other), strict=True):
         torch.testing.assert_close(got, expected)
+
+
+def test_one_line_sets_the_default_of_everything(small):
+    """Training, eval, predict, export, `decode` and the help texts, with `decode_modes.DEFAULT_DECODING` changed."""
+    words = [sys.executable, SUPPORT / "default_decoding.py", "expected_cost", small]
+    done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert set(found["modes"]) == {"expected_cost"} and all(found["help"]) and found["predict"]
+    assert found["eval"]["decode"] == "expected_cost"
+    assert {key: found["eval"][key] for key in ("mean_miou", "pixels", "mean_tree_distance")} == {
+        key: found["run"][key] for key in ("mean_miou", "pixels", "mean_tree_distance")
+    }
+    assert found["eval"]["mean_tree_distance"] != found["leaf"]["mean_tree_distance"]
+
+
+def test_the_docs_name_the_default():
+    text = (ROOT / "docs/api.md").read_text()
+    assert re.findall(r'\| `"(\w+)"` \(default\) \| the best', text) == [DEFAULT_DECODING.mode]
+    assert f"a decoding mode; by default `{DEFAULT_DECODING.mode}`, or what" in text

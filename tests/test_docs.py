@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,10 +14,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from seghiero_cli.main import app
-from seghiero_core.config.schema import Config
+from seghiero_core.config.schema import Config, SourceConfig
+from seghiero_core.data import synthetic
 from seghiero_core.losses.catalog import DEFAULT_PRESET, LOSSES, PRESETS
 from seghiero_core.registry import BACKBONES, HEADS
 from support.processes import ROOT
+from support.tiny import TINY
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINES = (ROOT / "docs" / "config.md").read_text().splitlines()
@@ -59,6 +62,43 @@ def test_commands_parse(page, command):
         context = parser.make_context(name, list(rest), parent=context)
 
 
+def test_the_example_of_mixed_labels_runs(run, tmp_path, monkeypatch):
+    """The commands of the page, in their order, on fewer images and with a tiny network."""
+    monkeypatch.setattr(synthetic, "MIXED_IMAGES", {"fine": 2, "coarse": 4, "unlabeled": 2, "val": 2})
+    monkeypatch.chdir(tmp_path)
+    small = [*TINY, "training={device: cpu, epochs: 1, batch_size: 4, workers: 0, precision: fp32}"]
+    lines = commands(ROOT / "docs" / "mixed-labels.md")
+    assert [line.split()[1] for line in lines] == ["init", "data", "train", "train", "pseudo-label", "train"]
+    for line in lines:
+        words = shlex.split(line.replace("--confidence 0.9", "--confidence 0.3"))[1:]  # of this network few pixels pass
+        overrides = [word for value in small for word in ("--set", value)] if words[0] == "train" else []
+        code, out, err = run(*words, *overrides)
+        assert code == 0, (line, out, err)
+    steps = {}
+    for name in ("fine-only", "mixed", "pseudo"):
+        records = [json.loads(text) for text in Path("mixed", "runs", name, "metrics.jsonl").read_text().splitlines()]
+        steps[name] = sum(record["event"] == "step" for record in records)
+        assert list(records[-1]["sources"]) == ["fine"]
+    # Per epoch fine-only draws 2 images 20 times; mixed 2 images 10 times, and 4; pseudo half of the other sources' 6.
+    assert steps == {"fine-only": 10, "mixed": 6, "pseudo": 5}
+
+
+@pytest.mark.slow
+def test_coarse_labels_help_in_the_example(run, tmp_path, monkeypatch):
+    """By 3.2 to 5.8 points of leaf mIoU with three seeds."""
+    monkeypatch.chdir(tmp_path)
+    assert run("init", "mixed", "--recipe", "mixed-labels")[0] == 0
+    leaf = {}
+    for config, name in (("fine-only.yaml", "fine-only"), ("cfg.yaml", "mixed")):
+        code, out, err = run(
+            "train", f"mixed/{config}", "--set", "training.device=cpu", "--set", "training.validate_every=10"
+        )
+        assert code == 0, (out, err)
+        last = Path("mixed", "runs", name, "metrics.jsonl").read_text().splitlines()[-1]
+        leaf[name] = json.loads(last)["metrics"]["levels"][0]["miou"]
+    assert leaf["fine-only"] > 0.6 and leaf["mixed"] > leaf["fine-only"] + 0.015, leaf
+
+
 def keys_of_the_schema() -> dict[str, list[object]]:
     """Key: its defaults, several where types differ; none where it is required."""
     found: dict[str, list[object]] = {}
@@ -68,6 +108,8 @@ def keys_of_the_schema() -> dict[str, list[object]]:
                 found[f"{section}.{key}"] = [] if inner.is_required() else [default_of(inner)]
         elif section != "loss":
             found[section] = [default_of(field)]
+    for key, inner in SourceConfig.model_fields.items():
+        found[f"dataset.sources.N.{key}"] = [] if inner.is_required() else [default_of(inner)]
     for section, registry in (("backbone", BACKBONES), ("head", HEADS)):
         for key, option in ((key, o) for name in registry.names() for key, o in registry.get(name).options.items()):
             defaults = found.setdefault(f"{section}.{key}", [])
@@ -92,6 +134,10 @@ def test_defaults(key, defaults):
         assert written == ("by type" if defaults else "required")
         return
     default = defaults[0]
+    if key.startswith("dataset.sources.N.") and not default and default != Path():  # what it has is used in its place
+        section = "classes" if key.endswith(("labels", "ignore")) else "dataset"
+        assert written == f"`{section}.{key.rpartition('.')[2]}`"
+        return
     plain = str(default) if isinstance(default, Path) else list(default) if isinstance(default, tuple) else default
     assert yaml.safe_load(written.strip("`")) == plain
 

@@ -14,7 +14,9 @@ import pytest
 from support.processes import ROOT
 
 SOURCES = sorted(path for path in (ROOT / "seghiero_core").rglob("*.py") if path.stem != "__init__")
-SHAPE = re.compile(r"\b\w+(?:\[l\])?(?:,\w+(?:\[l\])?|,\.\.\.)+|\([A-Z0-9](?:\[l\])?\)|\b[Ss]calar|[Aa]ny shape")
+SHAPE = re.compile(
+    r"\b\w+(?:\[l\])?(?:,\w+(?:\[l\])?|,\.\.\.)+|\([A-Z0-9](?:\+[A-Z0-9])*(?:\[l\])?\)|\b[Ss]calar|[Aa]ny shape"
+)
 NOT_IMPERATIVE = {"The", "A", "An", "What", "Whether", "How", "Every", "All", "As", "Each", "Some", "One", "This", "It"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from seghiero_cli import console
 from seghiero_cli.options import CHECKPOINT_HELP, CONFIDENCE_HELP, CONFIG_HELP, DECODE_HELP, DEVICE_HELP, SET_HELP
 from seghiero_cli.progress import Progress
+from seghiero_core.decode_modes import DEFAULT_DECODING
 from seghiero_core.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
@@ -22,14 +24,18 @@ def evaluate(
     checkpoint: Annotated[Path | None, typer.Argument(metavar="CHECKPOINT", help=CHECKPOINT_HELP)] = None,
     split: Annotated[str | None, typer.Option(metavar="NAME", help="train, val or test. Default: val.")] = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Measure on these images instead; needs --masks.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Measure on these images instead; needs --masks, which hold the values of classes.labels.",
+        ),
     ] = None,
     masks: Annotated[Path | None, typer.Option(metavar="DIR", help="The masks of --images.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="CFG", help=CONFIG_HELP)] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=SET_HELP)] = None,
     decode: Annotated[
-        str, typer.Option(metavar="MODE", help=f"{DECODE_HELP} Default: leaf.", show_default=False)
-    ] = "leaf",
+        str, typer.Option(metavar="MODE", help=f"{DECODE_HELP} Default: {DEFAULT_DECODING.mode}.", show_default=False)
+    ] = DEFAULT_DECODING.mode,
     confidence: Annotated[float | None, typer.Option(metavar="P", help=CONFIDENCE_HELP)] = None,
     background: Annotated[
         str | None, typer.Option(metavar="CLASS", help="Also report mIoU without this class.")
@@ -45,7 +51,7 @@ def evaluate(
 ) -> None:
     """Measure a trained network: IoU per class and level, consistency, tree distance, calibration."""
     from seghiero_cli.runs import find_named_checkpoint
-    from seghiero_cli.tables import print_back_off, print_levels, print_summary
+    from seghiero_cli.tables import print_back_off, print_levels, print_sources, print_summary
     from seghiero_core.atomic import check_writable, make_folder
     from seghiero_core.evaluation.checkpoint import evaluate_checkpoint
 
@@ -66,23 +72,36 @@ def evaluate(
             config=config,
             overrides=overrides or [],
             folders=folders,
-            notify=lambda event: progress.show(f"measuring batch {event['batch']} of {event['batches']}"),
+            notify=partial(_report, progress),
         )
     if not console.is_main_process():
         return
     metrics = evaluation.document
     if metrics.get("in_tiles"):
         console.note("warning: some image didn't fit in memory and was measured in tiles; results may differ slightly.")
-    images = Path(metrics["data"]["images"])
-    console.note(f"measured on {console.plural(metrics['images'], 'image')} of {console.display_path(images)}")
+    parts = metrics.get("sources", {"": metrics}).values()
+    shown = [
+        f"{console.plural(part['images'], 'image')} of {console.display_path(Path(part['data']['images']))}"
+        for part in parts
+    ]
+    console.note(f"measured on {', '.join(shown)}")
     if as_json:
         console.result_json(metrics)
     else:
         print_levels(metrics)
+        print_sources(metrics, metrics.get("sources", {}))
         print_summary(metrics)
         if confidence is not None:
             print_back_off(metrics["back_off_curve"], confidence)
     _keep(evaluation, out)
+
+
+def _report(progress: Progress, event: dict[str, Any]) -> None:
+    """Show an event of `evaluate_checkpoint`."""
+    if event["event"] == "warning":
+        console.note(f"warning: {event['text']}")
+    else:
+        progress.show(f"measuring batch {event['batch']} of {event['batches']}")
 
 
 def _folders(images: Path | None, masks: Path | None, split: str | None) -> Any:

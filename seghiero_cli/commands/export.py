@@ -9,6 +9,7 @@ import typer
 
 from seghiero_cli import console
 from seghiero_cli.options import CHECKPOINT_HELP, CONFIDENCE_HELP, CONFIG_HELP, DECODE_HELP, SET_HELP
+from seghiero_core.decode_modes import DEFAULT_DECODING
 
 EXAMPLE = "Example: seghiero export runs/cfg --onnx --out street.onnx --json"
 
@@ -45,7 +46,9 @@ def export(
     outputs: Annotated[
         str | None, typer.Option(metavar="WHAT", help="masks (default): classes and confidences; or logits.")
     ] = None,
-    decode: Annotated[str | None, typer.Option(metavar="MODE", help=f"{DECODE_HELP} Default: leaf.")] = None,
+    decode: Annotated[
+        str | None, typer.Option(metavar="MODE", help=f"{DECODE_HELP} Default: {DEFAULT_DECODING.mode}.")
+    ] = None,
     confidence: Annotated[float | None, typer.Option(metavar="P", help=CONFIDENCE_HELP)] = None,
     opset: Annotated[int | None, typer.Option(metavar="N", help="ONNX operator set, 18 to 23. Default: 20.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="CFG", help=CONFIG_HELP)] = None,

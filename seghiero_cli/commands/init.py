@@ -16,7 +16,11 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write to; created if it doesn't exist.")],
     recipe: Annotated[
         str | None,
-        typer.Option(help="Backbone and head for real data: max-accuracy, balanced, max-speed or budget-gpu."),
+        typer.Option(
+            metavar="NAME",
+            help="What to start from. Backbone and head for real data: max-accuracy, balanced, max-speed or "
+            "budget-gpu. Data of fine and of coarse labels: mixed-labels.",
+        ),
     ] = None,
 ) -> None:
     """Write a config and a small synthetic data set with a three-level class tree."""

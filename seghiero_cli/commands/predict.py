@@ -10,6 +10,7 @@ import typer
 from seghiero_cli import console
 from seghiero_cli.options import CONFIDENCE_HELP, DECODE_HELP, DEVICE_HELP
 from seghiero_cli.progress import Progress
+from seghiero_core.decode_modes import DEFAULT_DECODING
 from seghiero_core.errors import shorten
 
 EXAMPLE = "Example: seghiero predict runs/cfg photos/ --tta flip --skip-existing"
@@ -39,7 +40,8 @@ def predict(
         ),
     ] = 1,
     decode: Annotated[
-        str | None, typer.Option(metavar="MODE", help=f"{DECODE_HELP} Default: the ONNX file's, or leaf.")
+        str | None,
+        typer.Option(metavar="MODE", help=f"{DECODE_HELP} Default: the ONNX file's, or {DEFAULT_DECODING.mode}."),
     ] = None,
     confidence: Annotated[
         float | None, typer.Option(metavar="P", help=f"{CONFIDENCE_HELP} Default: the ONNX file's, or never.")

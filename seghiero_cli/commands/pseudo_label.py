@@ -12,6 +12,7 @@ from seghiero_cli.commands.predict import print_skipped
 from seghiero_cli.options import DECODE_HELP, DEVICE_HELP
 from seghiero_cli.progress import Progress
 from seghiero_cli.tables import format_percent
+from seghiero_core.decode_modes import DEFAULT_BACK_OFF_MODE
 
 EXAMPLE = "Example: seghiero pseudo-label runs/cfg photos/ --out masks --confidence 0.9"
 
@@ -23,7 +24,7 @@ def pseudo_label(
     confidence: Annotated[
         float, typer.Option(metavar="P", help="Label a pixel with the deepest class of at least this probability.")
     ],
-    decode: Annotated[str, typer.Option(metavar="MODE", help=DECODE_HELP)] = "top_down",
+    decode: Annotated[str, typer.Option(metavar="MODE", help=DECODE_HELP)] = DEFAULT_BACK_OFF_MODE,
     tile: Annotated[
         int | None, typer.Option(min=64, metavar="N", help="Side of sliding tiles, px. Default: 1024 above 4 MP.")
     ] = None,

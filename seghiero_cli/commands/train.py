@@ -118,7 +118,7 @@ def _dry_run(config, *, resume: bool, force: bool, as_json: bool) -> None:
 
 def _train(config, resume_command: str, *, resume: bool, force: bool, as_json: bool) -> None:
     """Train with the live view, then print the tables of the last validation."""
-    from seghiero_cli.tables import print_levels
+    from seghiero_cli.tables import print_levels, print_sources
     from seghiero_cli.training_view import TrainingView
     from seghiero_core.training import loop as training
     from seghiero_core.training.interrupts import Interrupted
@@ -139,4 +139,5 @@ def _train(config, resume_command: str, *, resume: bool, force: bool, as_json: b
         best = "the best so far" if record["best"] else "not the best, which eval and predict use"
         console.note(f"Last validation, after epoch {record['epoch']} ({best}):")
         print_levels(record["metrics"])
+        print_sources(record["metrics"], record.get("sources", {}))
         console.note(f"Next: seghiero eval {console.display_path(config.run_dir)}")

@@ -93,10 +93,11 @@ def _check_int8(runner: Runner, model: DecodedModel, checkpoint: Checkpoint, dty
     """The gate of int8 files, on validation images with their masks."""
     full, quantized = Metrics(model.hierarchy), Metrics(model.hierarchy)
     samples = evenly_spaced(available_samples(checkpoint, "val"), INT8_GATE_IMAGES)
+    hierarchy = checkpoint.config.hierarchy
     with torch.inference_mode():
         for sample in samples:
             image = np.ascontiguousarray(read_image(sample.image).transpose(2, 0, 1)[None]).astype(dtype)
-            target = torch.from_numpy(read_target(sample.mask, checkpoint.config.hierarchy))[None]
+            target = torch.from_numpy(read_target(sample.mask, hierarchy.of_source(sample.source)))[None]
             full.update(model.decode(model(torch.from_numpy(image))[0]), target)
             quantized.update(model.decode(torch.from_numpy(runner(image)["logits"])), target)
     before, after = (metrics.compute()["levels"][0]["miou"] for metrics in (full, quantized))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from seghiero_core.decode_modes import check_decoding
+from seghiero_core.decode_modes import DEFAULT_DECODING, check_decoding
 from seghiero_core.errors import UsageError, nearest
 
 OPSETS = range(18, 24)
@@ -30,7 +30,7 @@ class ExportOptions:
     precision: str = "fp32"
     input: str = "uint8"
     outputs: str = "masks"
-    mode: str = "leaf"
+    mode: str = DEFAULT_DECODING.mode
     confidence: float | None = None
     opset: int | None = None
 

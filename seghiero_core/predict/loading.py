@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seghiero_core.checkpoint import read_checkpoint
-from seghiero_core.decode_modes import Decoding, check_decoding
+from seghiero_core.decode_modes import DEFAULT_DECODING, Decoding, check_decoding
 from seghiero_core.devices import check_device
 from seghiero_core.errors import CheckpointError, SeghieroError, UsageError
 from seghiero_core.hierarchy.tree import Hierarchy
@@ -40,7 +40,7 @@ def load(
         path: A run folder, a checkpoint folder, a .safetensors file, or an ONNX file written by `seghiero export`.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         mode: A decoding mode, one of `decode_modes.MODES`. Default: the mode an ONNX file was exported with, else
-            "leaf".
+            `decode_modes.DEFAULT_DECODING`.
         confidence: The threshold in 0..1 below which predictions back off to a coarser level (see `decode`); 0 turns
             that off. Default: the threshold an ONNX file was exported with, else none.
         tile: Side of the tiles for large images, px; rounded up to a multiple of 32. Default: images up to 2048x2048 px
@@ -66,7 +66,7 @@ def load(
         >>> names[masks["leaf"][0, 0]] in names
         True
     """
-    check_decoding(mode or "leaf", confidence)
+    check_decoding(mode or DEFAULT_DECODING.mode, confidence)
     if tile is not None and tile < 1:
         raise UsageError(f"--tile: {tile} px; must be at least 1 px.")
     if batch_size < 1:
@@ -111,7 +111,7 @@ def _load_checkpoint(path: str | Path, device: str) -> _Loaded:
     def forward(images: Tensor) -> Tensor:
         return model(images.to(device).contiguous(memory_format=layout)).logits.float()
 
-    return _Loaded(hierarchy, scores, Decoding(), forward)
+    return _Loaded(hierarchy, scores, DEFAULT_DECODING, forward)
 
 
 def _load_onnx(path: Path, device: str) -> _Loaded:

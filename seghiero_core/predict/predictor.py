@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from seghiero_core.decode import decode, level_scores, written_ids
-from seghiero_core.decode_modes import undecided_id
+from seghiero_core.decode_modes import DEFAULT_DECODING, undecided_id
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.model.tiling import DEFAULT_OVERLAP, DEFAULT_TILE, Forward, Picture, tiled_logits, to_batch
 from seghiero_core.predict.picture import open_picture
@@ -54,7 +54,7 @@ class Predictor:
     hierarchy: Hierarchy
     forward: Forward
     scores: str = "softmax"
-    mode: str = "leaf"
+    mode: str = DEFAULT_DECODING.mode
     confidence: float | None = None
     tile: int | None = None
     overlap: int = DEFAULT_OVERLAP

@@ -215,7 +215,7 @@ def test_augmented_preview_shows_the_samples_of_training(run, project, tmp_path,
     hierarchy = Hierarchy.from_config(config.classes)
     dataset = SegmentationDataset(samples, hierarchy, config.transform, config.training.seed)
     for (image, target), index in zip(drawn, (0, len(samples) // 2), strict=True):
-        expected = dataset[(0, index)]
+        expected = dataset[(0, index, 0)]
         assert np.array_equal(image, expected["image"].permute(1, 2, 0)) and np.array_equal(target, expected["target"])
         assert target.shape == config.transform.size
 

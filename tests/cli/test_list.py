@@ -14,8 +14,14 @@ def test_list_backbones_names_variants_and_weights(tmp_path):
     assert all(entry["weights"][variant] for entry in entries.values() for variant in entry["variants"])
 
 
-def test_list_heads_names_four(run):
+def test_list_heads(run):
     code, out, _ = run("list-heads", "--json")
     assert code == 0
     heads = {entry["type"]: entry["proj_dim"] for entry in json.loads(out)}
-    assert heads == {"aspp": 256, "segformer": 256, "ultrafast_segformer": 128, "extremely_fast_segformer": 64}
+    assert heads == {
+        "aspp": 256,
+        "poincare": 256,
+        "segformer": 256,
+        "ultrafast_segformer": 128,
+        "extremely_fast_segformer": 64,
+    }

@@ -67,6 +67,42 @@ def test_the_headers_of_the_table_are_whole_words(levels):
     assert all(word in header for word in ("epoch", "consistency", "pixel acc.", *names))
 
 
+def validation(epoch, sources=(), levels=("leaf", "level1", "level2", "level3")):
+    measures = [{"name": name, "miou": 0.5, "pixel_accuracy": 0.5} for name in levels]
+    metrics = {"levels": measures, "consistency": 1.0, "pixels": 10**9}
+    event = {"event": "validation", "step": 12 * epoch, "epoch": epoch, "best": True, "metrics": metrics}
+    return event | ({"sources": dict.fromkeys(sources, metrics)} if sources else {})
+
+
+def test_sources_have_a_table_of_their_own_that_fits_the_terminal():
+    view = TrainingView()
+    view(START)
+    view(STEP)
+    names = ("city", "a-highway-with-a-long-name", "park")
+    for epoch in range(1, 14):
+        view(validation(epoch, names))
+    lines = rendered(view)
+    assert max(map(len, lines)) <= 80 and len(lines) < 24 and not any("…" in line for line in lines)
+    rows = [line.split() for line in lines if line.startswith("│")]
+    assert [row[1] for row in rows] == ["9", "10", "11", "12", "13", *names]
+    assert all(row[3:-2:2] == ["50.0"] * 4 for row in rows[-3:])
+
+
+def test_a_log_has_a_line_for_each_source(capsys):
+    view = TrainingView()
+    view(START)
+    view(validation(1, ("city", "park"), levels=("leaf", "level1")))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-3].startswith("epoch 1/3: leaf mIoU 50.0, level1 mIoU 50.0")
+    assert lines[-2:] == ["  city: mIoU leaf 50.0, level1 50.0", "  park: mIoU leaf 50.0, level1 50.0"]
+
+
+def test_each_source_has_a_line_for_its_data(capsys):
+    view = TrainingView()
+    view({"event": "data", "split": "val", "source": "city", "images": 2, "sizes": [(48, 64)]})
+    assert capsys.readouterr().err == "val (city): 2 images of 48x64 px, masks checked\n"
+
+
 def test_the_view_says_that_it_validates():
     view = TrainingView()
     view(START)

@@ -57,5 +57,5 @@ def test_every_other_combination(camvid_hierarchy, backbone, variant, head):
     check_combination(camvid_hierarchy, backbone, variant, head)
 
 
-def test_there_are_64():
-    assert len(ALL) == 64
+def test_there_are_80():
+    assert len(ALL) == 80
