@@ -33,6 +33,7 @@ from seghiero_core.config.values import (
     SaveEvery,
     Scale,
     Size,
+    SourceName,
     Workers,
 )
 from seghiero_core.hierarchy.tree import Hierarchy
@@ -89,7 +90,7 @@ class _Folders(_Section):
 class SourceConfig(_Folders):
     """An entry of `dataset.sources`: a data set with mask values of its own, on the one tree."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: SourceName
     labels: LabelsOrNone = None
     ignore: MaskValue | None = None
     weight: Annotated[float, Field(gt=0, le=1000), IS_NUMBER] = 1.0

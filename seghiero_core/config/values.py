@@ -85,6 +85,12 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _source_name(value: Any) -> Any:
+    if isinstance(value, str) and value.strip() and value.isprintable() and value != "all":
+        return value
+    raise _error("a name of printable characters, other than 'all', which is the total of all sources", value)
+
+
 def _labels_or_none(value: Any) -> Any:
     return None if value is None else check_labels(value)
 
@@ -115,6 +121,7 @@ PositiveFloat = Annotated[float, Field(gt=0), IS_NUMBER]
 PositiveInt = Annotated[int, Field(gt=0), IS_NUMBER]
 MaskValue = Annotated[int, Field(ge=0, le=LARGEST_VALUE), IS_NUMBER]
 Labels = Annotated[dict[int, str | list[str]], BeforeValidator(check_labels)]
+SourceName = Annotated[str, BeforeValidator(_source_name)]
 LabelsOrNone = Annotated[dict[int, str | list[str]] | None, BeforeValidator(_labels_or_none)]
 Pretrained = Annotated[bool | str, BeforeValidator(_pretrained)]
 Size = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_size)]

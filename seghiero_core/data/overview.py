@@ -131,7 +131,7 @@ def _caption(sample: Sample, sources: Sequence[SourceConfig] | None) -> str:
 def _split_stats(found: Audit, hierarchy: Hierarchy) -> dict[str, Any]:
     labelled = max(1, int(found.pixels.sum()))
     if found.sources:
-        used = sorted({label for source in hierarchy.sources for label in source.values.values()})
+        used = sorted({label for i in found.sources for label in hierarchy.of_source(i).values.values()})
         counted = [({}, label, int(found.pixels[label])) for label in used]
     else:
         values = sorted(hierarchy.values.items())

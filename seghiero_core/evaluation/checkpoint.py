@@ -97,6 +97,7 @@ def evaluate_checkpoint(
     own_data = folders is None and (before.dataset, before.classes) == (after.dataset, after.classes)
     dataset = checkpoint.config.dataset
     if folders is None:
+        _check_suffixes(dataset, overrides)
         try:
             samples = split_samples(dataset, split)
         except DataError as error:
@@ -171,6 +172,17 @@ def evaluate_checkpoint(
     if training.precision != trained.config.training.precision:
         parts.append(training.precision)
     return CheckpointEvaluation(document, metrics, "-".join(parts), own_data)
+
+
+def _check_suffixes(dataset: DatasetConfig, overrides: Sequence[str]) -> None:
+    """Raise UsageError where a new suffix changes nothing, because each source has its own."""
+    names = [override.partition("=")[0] for override in overrides]
+    if not dataset.sources or "dataset.sources" in names:
+        return
+    for name in names:
+        if name in ("dataset.image_suffix", "dataset.mask_suffix"):
+            key = name.rpartition(".")[2]
+            raise UsageError(f"--set {name}: each of dataset.sources has its own; set dataset.sources.N.{key}.")
 
 
 def _measured_data(

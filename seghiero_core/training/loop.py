@@ -143,6 +143,7 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
                         passes.append(MicroBatch(batch["index"], terms))
                         losses.append({"loss": total.detach(), **terms})
                         accelerator.backward(total * accelerator.num_processes)  # whose gradients are averaged
+                    del output, total  # so that the next batch doesn't need memory for both
                 norm = _gradient_norm(run, training.clip_norm)
                 factor = lr_factor(progress.step, run.total_steps, training)
                 set_lr(run.optimizer, factor)

@@ -81,6 +81,12 @@ def test_check_prints_every_source_and_the_total(run, project):
     assert facts["absent"] == facts["sources"]["highway"]["absent"] == []
 
 
+def test_labels_of_sources_without_a_split_are_not_absent_from_it(run, project):
+    set_sources(project, SOURCES[0], SOURCES[1] | {"val": None})
+    facts = json.loads(run("data", "check", project, "--json")[1])
+    assert facts["val"]["absent"] == facts["val"]["sources"]["city"]["absent"] == []
+
+
 def test_stats_count_each_source_with_its_own_values(run, project):
     city, highway = (counts_of(project.parent / part / "train/masks") for part in ("", "highway"))
     code, out, _ = run("data", "stats", project)

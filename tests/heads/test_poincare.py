@@ -74,6 +74,15 @@ def test_finite_for_features_of_any_size(dtype, size):
         assert gradient.isfinite().all()
 
 
+def test_finite_for_hyperplanes_at_any_distance():
+    module = classifier(10.0, dtype=torch.float32)
+    with torch.no_grad():
+        module.bias.fill_(20.0)
+    logits = module(torch.rand(1, 6, 2, 2))
+    logits.sum().backward()
+    assert logits.isfinite().all() and module.weight.grad.isfinite().all()
+
+
 def test_autocast_computes_in_float32():
     module = classifier(1.0, dtype=torch.float32)
     features = torch.randn(1, 6, 2, 2)

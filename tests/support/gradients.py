@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from seghiero_core.config.loading import load_config
-from seghiero_core.registry import register_backbone, register_head
+from seghiero_core.registry import BACKBONES, HEADS, register_backbone, register_head
 from seghiero_core.training import loop
 from seghiero_core.training.run import Run
 
@@ -66,18 +67,28 @@ class PlainHead(nn.Module):
         return self.classifier(x), None if self.embedding is None else F.normalize(self.embedding(x), dim=1)
 
 
-@register_backbone("plain", channels=(8, 8, 8, 8))
 def build_backbone(variant: str) -> nn.Module:
     """A backbone for tests."""
     return Plain()
 
 
-@register_head("plain", proj_dim=8)
 def build_head(
     in_channels_list: Sequence[int], num_classes: int, proj_dim: int, *, embedding: bool = True
 ) -> nn.Module:
     """A head for tests."""
     return PlainHead(in_channels_list, num_classes, embedding)
+
+
+@contextmanager
+def registered() -> Iterator[None]:
+    """Register both as "plain" while the block runs."""
+    register_backbone("plain", channels=(8, 8, 8, 8))(build_backbone)
+    register_head("plain", proj_dim=8)(build_head)
+    try:
+        yield
+    finally:
+        BACKBONES.entries.pop("plain")
+        HEADS.entries.pop("plain")
 
 
 class _Stop(Exception):
@@ -113,7 +124,8 @@ if __name__ == "__main__":
     from support.processes import leave_processes
 
     cfg, out = map(Path, sys.argv[1:])
-    found = {name: first_step(cfg, name, 2, 1) for name in LOSSES}
+    with registered():
+        found = {name: first_step(cfg, name, 2, 1) for name in LOSSES}
     if torch.distributed.get_rank() == 0:
         torch.save(found, out)
     leave_processes()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from support.gradients import LOSSES, first_step
+from support.gradients import LOSSES, first_step, registered
 from support.processes import ENVIRONMENT, SUPPORT
 
 CONFIG = """
@@ -40,7 +40,8 @@ def cfg(tmp_path_factory):
             Image.fromarray(image).save(folder / split / "images" / f"{i}.png")
     path = folder / "cfg.yaml"
     path.write_text(CONFIG)
-    return path
+    with registered():
+        yield path
 
 
 @pytest.fixture(scope="module")

@@ -146,6 +146,12 @@ def test_other_images_are_read_by_the_labels_of_the_classes(sources, run):
     assert code == 0 and json.loads(out)["levels"][0]["classes"][0]["pixels"] == 2 * 9  # their ignore value is sky's
 
 
+def test_a_suffix_that_every_source_has_is_refused(sources, run):
+    folder = save_untrained(sources, TINY).run_dir
+    code, _, err = run("eval", folder, "--set", "dataset.mask_suffix=_x")
+    assert code == 2 and "each of dataset.sources has its own; set dataset.sources.N.mask_suffix." in err
+
+
 def test_a_resumed_run_is_exact(sources):
     options = [*TINY, "training.batch_size=1", "training.epochs=2", "training.ema=0.5"]
     whole, parts = (load_config(sources, [*options, f"output.name={name}"]) for name in ("whole", "parts"))

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 _SMALLEST = 1e-6
 """Norms below it count as this, which keeps their gradients finite."""
+_FARTHEST = 40.0
+"""The largest 2 sqrt(c) |b_k|; beyond it float32 would overflow."""
 
 
 class PoincareClassifier(nn.Module):
@@ -54,7 +56,7 @@ class PoincareClassifier(nn.Module):
         root = self.curvature**0.5
         length = x.square().sum(dim=1, keepdim=True).clamp(min=_SMALLEST**2).sqrt()
         normal = weight.square().sum(dim=(1, 2, 3)).clamp(min=_SMALLEST**2).sqrt()[:, None, None]
-        offset = 2 * root * bias[:, None, None]
+        offset = (2 * root * bias[:, None, None]).clamp(-_FARTHEST, _FARTHEST)
         twice_rho = 2 * root * length.clamp(max=1)
         along = F.conv2d(x, weight) * (twice_rho.sinh() / length)
         return 2 / root * normal * torch.asinh(along * (offset.cosh() / normal) + twice_rho.cosh() * offset.sinh())
