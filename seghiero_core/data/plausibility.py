@@ -36,7 +36,7 @@ def data_warnings(config: Config, audits: Mapping[str, Audit]) -> dict[str, list
         found = {split: total.sources[position] for split, total in audits.items() if position in total.sources}
         hierarchy = config.hierarchy.of_source(position)
         _add_warnings(warnings, found, hierarchy, config.transform, prefix=f"{source.name}: ")
-    for split, found in audits.items():
+    for split, found in audits.items() if config.dataset.sources else ():
         warnings[split] += _repeated_warnings(found.samples)
     if "train" in audits:
         for split in [split for split in audits if split != "train"]:
@@ -123,13 +123,12 @@ def _crop_warnings(found: Audit, transform: TransformConfig) -> list[str]:
 
 def _repeated_warnings(samples: tuple[Sample, ...]) -> list[str]:
     """Whether two sources have the same images with the same masks, which is likely where one lacks its `root`."""
-    seen: set[tuple[Path, Path]] = set()
+    first: dict[tuple[Path, Path], int | None] = {}  # the first source of each pair
     repeated = []
     for sample in samples:
         pair = sample.image.resolve(), sample.mask.resolve()
-        if pair in seen:
+        if first.setdefault(pair, sample.source) != sample.source:
             repeated.append(sample.image)
-        seen.add(pair)
     if not repeated:
         return []
     return [

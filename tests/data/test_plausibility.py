@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,6 +114,12 @@ def test_the_same_images_in_two_splits(tmp_path):
     assert texts["train"] == []
     assert texts["val"][0].startswith("all images are also in train: 1.png, 2.png in ")
     assert texts["test"][0].startswith("1 of 2 images are also in train: 2.png in ")
+
+
+def test_links_to_one_image_are_no_images_in_several_sources(tmp_path):
+    (tmp_path / "2.png").symlink_to(tmp_path / "1.png")
+    pairs = tuple(Sample(tmp_path / name, tmp_path / "mask.png") for name in ("1.png", "2.png"))
+    assert warnings_of(replace(found(), samples=pairs))["train"] == []
 
 
 @pytest.mark.parametrize(
