@@ -119,6 +119,16 @@ class DatasetConfig(_Folders):
         """The sources; of a data set without, the data set itself."""
         return tuple(self.sources or (self,))
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it has, or one of its sources."""
+        return tuple(split for split in SPLITS if any(getattr(part, split) for part in self.parts))
+
+    @property
+    def weights(self) -> list[float]:
+        """How often each source is drawn; empty for a data set without sources."""
+        return [source.weight for source in self.sources or ()]
+
 
 class ClassesConfig(_Section):
     """`classes`: the labels and their tree.

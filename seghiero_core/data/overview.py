@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from seghiero_core.config.schema import SPLITS, Config, SourceConfig
+from seghiero_core.config.schema import Config
 from seghiero_core.data.audit import Audit, audit
 from seghiero_core.data.loaders import SegmentationDataset
-from seghiero_core.data.samples import Sample, evenly_spaced, split_samples
+from seghiero_core.data.samples import Sample, caption, evenly_spaced, split_samples
 from seghiero_core.errors import DataError
 from seghiero_core.figures import prediction_grid
 from seghiero_core.hierarchy.tree import Hierarchy
@@ -33,9 +33,7 @@ def check_data(config: Config, on_progress: Callable[[str, int, int], None] | No
         DataError: When there are faults; it lists those of all splits.
     """
     audits, faults = {}, []
-    for split in SPLITS:
-        if not any(getattr(part, split) for part in config.dataset.parts):
-            continue
+    for split in config.dataset.splits:
         progress = partial(on_progress, split) if on_progress else None
         try:
             audits[split] = audit(split_samples(config.dataset, split), config.hierarchy, on_progress=progress)
@@ -63,7 +61,7 @@ def data_stats(config: Config, audits: dict[str, Audit]) -> dict[str, Any]:
     """
     hierarchy, sources = config.hierarchy, config.dataset.sources or []
     leaves = hierarchy.leaves
-    counts = audits["train"].drawn_pixels([source.weight for source in sources])[: len(leaves)]
+    counts = audits["train"].drawn_pixels(config.dataset.weights)[: len(leaves)]
     splits = {split: _split_stats(found, hierarchy) for split, found in audits.items()}
     for split in splits if sources else ():
         splits[split]["sources"] = {
@@ -107,7 +105,7 @@ def preview(config: Config, split: str, count: int, *, augmented: bool) -> Image
         [sample["target"].numpy() for sample in shown],
         None,
         config.hierarchy,
-        captions=[_caption(samples[index], config.dataset.sources) for index in chosen],
+        captions=[caption(samples[index], samples[index].image.name, config.dataset) for index in chosen],
     )
 
 
@@ -121,11 +119,6 @@ def _chosen(samples: Sequence[Sample], count: int) -> list[int]:
         for source in [source for source, positions in parts.items() if shares[source] < len(positions)]:
             shares[source] += sum(shares.values()) < count
     return [position for source, share in shares.items() for position in evenly_spaced(parts[source], share)]
-
-
-def _caption(sample: Sample, sources: Sequence[SourceConfig] | None) -> str:
-    name = sample.image.name
-    return name if sample.source is None or not sources else f"{sources[sample.source].name}: {name}"
 
 
 def _split_stats(found: Audit, hierarchy: Hierarchy) -> dict[str, Any]:

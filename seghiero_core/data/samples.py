@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from seghiero_core.config.schema import SPLITS, DatasetConfig
+from seghiero_core.config.schema import DatasetConfig
 from seghiero_core.data.faults import name_files
 from seghiero_core.data.hints import look_swapped
 from seghiero_core.errors import DataError, UsageError, shorten
@@ -98,9 +98,8 @@ def split_samples(dataset: DatasetConfig, name: str) -> list[Sample]:
         UsageError: When the config has no such split.
         DataError: When the split's files are missing or don't pair up.
     """
-    configured = [split for split in SPLITS if any(getattr(part, split) for part in dataset.parts)]
-    if name not in configured:
-        raise UsageError(f"--split {name}: the config has no such split; known: {', '.join(configured)}.")
+    if name not in dataset.splits:
+        raise UsageError(f"--split {name}: the config has no such split; known: {', '.join(dataset.splits)}.")
     samples: list[Sample] = []
     faults: list[str] = []
     for position, part in enumerate(dataset.parts):
@@ -116,6 +115,20 @@ def split_samples(dataset: DatasetConfig, name: str) -> list[Sample]:
     if faults:
         raise DataError("\n".join(faults))
     return samples
+
+
+def caption(sample: Sample, name: str, dataset: DatasetConfig) -> str:
+    """Name a sample in a picture.
+
+    Args:
+        sample: The sample.
+        name: The name of its image.
+        dataset: The config's `dataset` section.
+
+    Returns:
+        The name, after that of its source where there are any.
+    """
+    return f"{dataset.sources[sample.source].name}: {name}" if dataset.sources else name
 
 
 def evenly_spaced(items: Sequence[_Item], count: int) -> list[_Item]:

@@ -100,13 +100,6 @@ class TreeTensors:
         return self._index(np.append(np.where(nodes < 0, len(self.hierarchy), nodes), len(self.hierarchy)))
 
     @cached_property
-    def set_leaves(self) -> Tensor:
-        """N+S+1,K bool: the leaves of each set; false for labels that are nodes, and for ignored pixels."""
-        table = self._label_leaves()
-        table[: len(self.hierarchy)] = False
-        return self._tensor(table, torch.bool)
-
-    @cached_property
     def label_leaves(self) -> Tensor:
         """N+S+1,K bool: the leaves under each label, or in its set; false for ignored pixels."""
         return self._tensor(self._label_leaves(), torch.bool)

@@ -12,7 +12,7 @@ from seghiero_core.hierarchy.tensors import TreeTensors, tree_tensors
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.losses.fused import sum_over_pixels
 from seghiero_core.losses.inputs import check_inputs
-from seghiero_core.losses.reductions import group_max, level_shares, look_up, whole_step, widen
+from seghiero_core.losses.reductions import group_max, labels, level_shares, look_up, whole_step, widen
 
 
 def marginal_cross_entropy(
@@ -81,7 +81,7 @@ def marginal_cross_entropy(
         sets=True,
     )
     tree = tree_tensors(hierarchy, logits.device)
-    label = target.where(target != ignore_index, len(tree.label_node) - 1)
+    label = labels(target, tree, ignore_index, sets=True)
     counts = whole_step(counts, label, hierarchy, sets=True)
     shares = level_shares(counts, hierarchy, level_weights, class_weight, widen(logits[:0]), every_level=True)
     return sum_over_pixels(logits, label, functools.partial(_piece, shares=shares, tree=tree))
@@ -112,9 +112,9 @@ def _piece(
         log_sums = total.log().add_(peak)
     loss = ((log_sums - torch.stack(log_p)) * shares).sum()
     if set_share is not None:
-        members = tree.set_leaves[label].transpose(1, 2)  # b,K,p
-        outside = members.any(dim=1, keepdim=True).logical_not()  # no set: any finite value does, its share is 0
-        among = z.masked_fill(~(members | outside), -torch.inf)
+        members = tree.label_leaves[label].transpose(1, 2)  # b,K,p
+        ignored = members.any(dim=1, keepdim=True).logical_not()  # any finite value does, as for nodes: the share is 0
+        among = z.masked_fill(~(members | ignored), -torch.inf)
         loss = loss + ((log_sums - among.logsumexp(dim=1, keepdim=True)) * set_share).sum()
     if not with_grad:
         return loss, None

@@ -119,9 +119,8 @@ def whole_step(counts: Tensor | None, label: Tensor, hierarchy: Hierarchy, *, se
         )
     if sets or labels == nodes:
         return counts
-    return counts.new_zeros(len(counts), nodes + 1).index_add_(
-        1, tree_tensors(hierarchy, counts.device).label_node, counts
-    )
+    node = tree_tensors(hierarchy, counts.device).label_node
+    return counts.new_zeros(len(counts), nodes + 1).index_add_(1, node, counts)
 
 
 def _count(label: Tensor, size: int) -> Tensor:
@@ -130,18 +129,19 @@ def _count(label: Tensor, size: int) -> Tensor:
     return label.new_zeros(len(label), size).scatter_add_(1, label, label.new_ones(()).expand_as(label))
 
 
-def labels(target: Tensor, tree: TreeTensors, ignore_index: int) -> Tensor:
-    """Give ignored pixels the index N, the last column of the tree's tables.
+def labels(target: Tensor, tree: TreeTensors, ignore_index: int, *, sets: bool = False) -> Tensor:
+    """Give ignored pixels the index N, or N+S with `sets`: the last one of the tree's tables.
 
     Args:
-        target: B,H,W of node indices or `ignore_index`.
-        tree: The tree as tensors, with N nodes.
+        target: B,H,W of labels or `ignore_index`.
+        tree: The tree as tensors, with N nodes and S sets.
         ignore_index: Target value of the pixels that do not count.
+        sets: Whether the loss uses labels that are sets.
 
     Returns:
-        B,H,W of indices from 0 to N.
+        B,H,W of indices from 0 to N, or N+S.
     """
-    return target.where(target != ignore_index, len(tree.depths) - 1)
+    return target.where(target != ignore_index, len(tree.label_node if sets else tree.depths) - 1)
 
 
 def look_up(table: Tensor, label: Tensor) -> Tensor:

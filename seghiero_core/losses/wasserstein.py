@@ -10,7 +10,7 @@ from seghiero_core.hierarchy.tensors import tree_tensors
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.losses.fused import sum_over_pixels
 from seghiero_core.losses.inputs import check_inputs
-from seghiero_core.losses.reductions import label_weights, look_up, total_weight, whole_step, widen
+from seghiero_core.losses.reductions import label_weights, labels, look_up, total_weight, whole_step, widen
 
 
 def tree_wasserstein(
@@ -76,7 +76,7 @@ def tree_wasserstein(
         sets=True,
     )
     tree = tree_tensors(hierarchy, logits.device)
-    label = target.where(target != ignore_index, len(tree.label_node) - 1)
+    label = labels(target, tree, ignore_index, sets=True)
     weight = label_weights(class_weight, tree, widen(logits[:0]))
     total = total_weight(weight, whole_step(counts, label, hierarchy, sets=True))
     share = weight / total / tree.leaf_distance.max().clamp(min=1)

@@ -103,18 +103,17 @@ def prepare(
 
     # ── network, data and loss ───────────────────────────────────────────────────────────────────────────────────
     samples = {split: split_samples(config.dataset, split) for split in ("train", "val")}
-    weights = [source.weight for source in config.dataset.sources or ()]
-    drawn = epoch_length(samples["train"], weights)
+    drawn = epoch_length(samples["train"], config.dataset.weights)
     provisional = build_loss(config.loss, hierarchy, counts=np.ones(len(hierarchy.leaves)))  # before data is counted
     if hierarchy.sets and not any(LOSSES[name].sets for name in provisional.terms):
         notify({"event": "warning", "text": _sets_warning(hierarchy, list(provisional.terms))})
-    model, loaded = _build_network(config, hierarchy, provisional, notify, load_weights=load_weights)
+    model, weights = _build_network(config, hierarchy, provisional, notify, load_weights=load_weights)
     audits = {split: _audit(config, hierarchy, split, samples[split], notify) for split in samples}
     for split, warnings in data_warnings(config, audits).items():
         for text in warnings:
             notify({"event": "warning", "text": f"{split}: {text}"})
     train_samples, val_samples = audits["train"].samples, audits["val"].samples
-    counts = audits["train"].drawn_pixels(weights)[: len(hierarchy.leaves)]
+    counts = audits["train"].drawn_pixels(config.dataset.weights)[: len(hierarchy.leaves)]
     # The loader guarantees the target's values, and checking them would synchronize a GPU in every step.
     loss = build_loss(config.loss, hierarchy, counts=counts, validate=False)
     model = _place(model, config, accelerator)
@@ -158,7 +157,7 @@ def prepare(
         average=average,
         unsharded=unsharded,
         steps_per_epoch=math.ceil(len(train_batches) / training.gradient_accumulation),
-        weights=loaded,
+        weights=weights,
     )
 
 
@@ -256,7 +255,7 @@ def _make_loaders(
         config.transform,
         batch_size=training.batch_size,
         seed=training.seed,
-        weights=[source.weight for source in config.dataset.sources or ()],
+        weights=config.dataset.weights,
         accumulation=training.gradient_accumulation,
         **common,
     )

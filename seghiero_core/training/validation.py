@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from seghiero_core.config.schema import DatasetConfig
-from seghiero_core.data.samples import Sample, evenly_spaced
+from seghiero_core.data.samples import Sample, caption, evenly_spaced
 from seghiero_core.devices import any_process, is_out_of_memory
 from seghiero_core.errors import DeviceError, shorten
 from seghiero_core.evaluation.evaluate import (
@@ -132,9 +132,8 @@ def _draw(examples: Sequence[ValidationExample], run: Run) -> Image.Image:
 
 
 def _caption(sample: Sample, dataset: DatasetConfig) -> str:
-    """The path of an image in its folder, after the name of its source."""
-    name = str(sample.image.relative_to(dataset.parts[sample.source or 0].val.images))
-    return f"{dataset.sources[sample.source].name}: {name}" if dataset.sources else name
+    folder = dataset.parts[sample.source or 0].val.images
+    return caption(sample, str(sample.image.relative_to(folder)), dataset)
 
 
 def _tiles_warning(run: Run) -> str:
