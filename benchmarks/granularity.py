@@ -8,11 +8,13 @@ a run that is in the file is not repeated, and an interrupted one is resumed, so
 run takes two to four minutes on one CPU core: use OMP_NUM_THREADS=1 and, on two cores, two commands with other seeds.
 
 The studies:
-    coarse     Of a share of the training images (chosen per seed), the masks are coarsened to level 1.
-    sources    Half of the images have the 11 labels, the other half labels that cut across the tree.
+    coarse     Of a share of the training images (chosen per seed), the masks are coarsened to level 1. Half of the
+               images drawn are fine. "90 row": the fine ones are one row of consecutive frames.
+    sources    Half of the images (chosen per seed), or those of two drives, have the 11 labels. The others have labels
+               that cut across the tree; the third drive is the one that the validation frames are from.
     pseudo     A tenth of the images have masks, the others pseudo-labels of a network that learned from the tenth.
     losses     Losses compared where every mask is fine.
-    sequences  The frames of one drive are held out, and decodings are compared on them.
+    decodings  Decodings are compared: on the frames of a drive that was held out, and on the data of `seghiero init`.
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ import yaml
 from PIL import Image
 from study import measure  # benchmarks/study.py, which also puts the checkout on the path
 
+from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.config.loading import load_config
 from seghiero_core.decode_modes import MODES
+from seghiero_core.scaffold.starter import CONFIG_NAME, write_starter
 from seghiero_core.training.loop import train
 
 LEAVES = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
@@ -61,9 +65,8 @@ head: {type: segformer, proj_dim: 64}
 transform: {size: [96, 128], scale: [0.8, 1.6], color_jitter: 0.0}
 training: {batch_size: 8, ema: 0.99, validate_every: 1000, save_every: 1m, workers: 0}
 """
-STEPS, BATCH, SHRINK = 440, 8, 4
-CONFIDENCE, FINE_WEIGHT = 0.8, 4
-"""Of pseudo-labels, and how often an image with a mask of its own is drawn beside them."""
+STEPS, BATCH, SHRINK = 600, 8, 4
+CONFIDENCE = 0.8  # of pseudo-labels
 FLAT = "{terms: {leaf_cross_entropy: 1.0, dice: 0.5}, class_weights: auto}"
 OURS = "{preset: marginal_dice}"
 LOSSES = {
@@ -78,15 +81,19 @@ LOSSES = {
     "wasserstein, weighted": "{preset: wasserstein, class_weights: auto}",
 }
 SEQUENCES = ("0001TP", "0006R0", "0016E5")
+STARTERS = {"synthetic": None, "synthetic, mixed labels": "mixed-labels"}
+"""Settings whose data and config are those of `seghiero init`, and their recipes."""
 STUDIES: dict[str, list[tuple[str, str]]] = {
     "coarse": [
         *(("0", name) for name in ("flat", "ours")),
-        *((share, name) for share in ("75", "90") for name in ("flat", "flat, fine images only", "ours")),
+        *((share, name) for share in ("75", "90", "90 row") for name in ("flat", "flat, fine images only", "ours")),
     ],
-    "sources": [("halves", name) for name in ("flat", "flat, first source only", "ours")],
+    "sources": [
+        (setting, name) for setting in ("halves", "drives") for name in ("flat", "flat, first source only", "ours")
+    ],
     "pseudo": [("90", name) for name in ("leaf-only pseudo-labels", "back-off pseudo-labels")],
     "losses": [("0", name) for name in ("hssn", "hssn, weighted", "wasserstein, weighted")],
-    "sequences": [(sequence, "ours") for sequence in SEQUENCES],
+    "decodings": [(setting, "ours") for setting in (*SEQUENCES, *STARTERS)],
 }
 """Per study, its settings (the share of images without fine masks in percent, or what is held out) and conditions."""
 COLUMNS = ("leaf", "level1", "level2")
@@ -131,7 +138,13 @@ def make_data(small: Path, folder: Path, setting: str, condition: str, seed: int
         held_out = [pair for pair in fine + val if pair[1].startswith(setting)]
         fine, val = [pair for pair in fine + val if pair not in held_out], held_out
     rest: Pairs = []
-    if setting.isdigit() or setting == "halves":
+    if setting.endswith(" row"):
+        count = round(len(train_names) * (1 - int(setting.removesuffix(" row")) / 100))
+        start = int(np.random.default_rng((seed, 17)).integers(len(fine) - count + 1))
+        fine, rest = fine[start : start + count], fine[:start] + fine[start + count :]
+    elif setting == "drives":
+        fine, rest = ([p for p in fine if p[1].startswith(SEQUENCES[2]) is last] for last in (False, True))
+    elif setting.isdigit() or setting == "halves":
         percent = 50 if setting == "halves" else int(setting)
         count = round(len(train_names) * percent / 100)
         chosen = set(np.random.default_rng((seed, 17)).permutation(train_names)[:count].tolist())
@@ -142,7 +155,7 @@ def make_data(small: Path, folder: Path, setting: str, condition: str, seed: int
         return dataset
     table = np.arange(256, dtype=np.uint8)
     second: dict[str, Any] = {"name": setting, "val": None}
-    if setting == "halves":
+    if setting in ("halves", "drives"):
         second["labels"] = ACROSS
         for value, names in ACROSS.items():
             across = names if isinstance(names, list) else {"ground": ["road", "pavement"]}.get(names, [names])
@@ -151,12 +164,13 @@ def make_data(small: Path, folder: Path, setting: str, condition: str, seed: int
         table, second["labels"] = pseudo_labels(
             small, rest, folder, condition, runs.resolve() / f"coarse-90-{TEACHER}-{seed}"
         )
-        first["weight"] = FINE_WEIGHT
         small = folder / "pseudo"
     else:
         second["labels"] = dict(enumerate(LEAVES)) | COARSE
         for value, leaves in COARSE_LEAVES.items():
             table[leaves] = value
+    if setting != "halves":  # half of the drawn images are finely labeled
+        first["weight"], second["weight"] = len(rest) / len(fine) / 2, 0.5
     second["train"] = write_split(small, rest, folder / "rest", table)
     dataset["sources"].append(second)
     return dataset
@@ -185,21 +199,22 @@ def pseudo_labels(small: Path, pairs: Pairs, folder: Path, condition: str, teach
 
 def run(camvid: Path, study: str, setting: str, condition: str, seed: int, runs: Path) -> dict[str, Any]:
     """Train one network, resuming an interrupted run, and measure its last checkpoint."""
-    name = "-".join([study, setting, condition.replace(", ", "-").replace(" ", "-"), str(seed)])
-    shrink(camvid, runs / "camvid")
-    dataset = make_data(runs / "camvid", runs / "data" / name, setting, condition, seed, runs)
-    file = runs / f"{name}.yaml"
-    file.write_text(CONFIG + yaml.safe_dump({"dataset": dataset}, sort_keys=False))
-    images = sum(
-        len(list(Path(source["train"], "images").iterdir())) * source.get("weight", 1) for source in dataset["sources"]
-    )
-    epochs = round(STEPS / (images // BATCH))
-    own = [
-        f"loss={LOSSES[condition]}",
-        f"training.seed={seed}",
-        f"training.epochs={epochs}",
-        f"output={{dir: {runs.resolve()}, name: {name}}}",
-    ]
+    name = "-".join([study, setting, condition, str(seed)]).replace(", ", "-").replace(" ", "-")
+    own = [f"training.seed={seed}", f"output={{dir: {runs.resolve()}, name: {name}}}"]
+    if setting in STARTERS:
+        folder = runs / "data" / name
+        file = folder / CONFIG_NAME if folder.exists() else write_starter(folder, STARTERS[setting])
+    else:
+        shrink(camvid, runs / "camvid")
+        dataset = make_data(runs / "camvid", runs / "data" / name, setting, condition, seed, runs)
+        file = runs / f"{name}.yaml"
+        file.write_text(CONFIG + yaml.safe_dump({"dataset": dataset}, sort_keys=False))
+        images = sum(
+            len(list(Path(source["train"], "images").iterdir())) * source.get("weight", 1)
+            for source in dataset["sources"]
+        )
+        epochs = round(STEPS / (int(images) // BATCH))
+        own += [f"loss={LOSSES[condition]}", f"training.epochs={epochs}"]
     config = load_config(file, own)
     start = time.time()
     train(config, resume=True)
@@ -209,7 +224,7 @@ def run(camvid: Path, study: str, setting: str, condition: str, seed: int, runs:
         "setting": setting,
         "condition": condition,
         "seed": seed,
-        "steps": epochs * (images // BATCH),
+        "steps": read_checkpoint(config.run_dir / "last").step,
         "seconds": seconds,
         "decodings": measure(config.run_dir / "last"),
     }

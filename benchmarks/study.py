@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.config.loading import load_config
 from seghiero_core.data.loaders import batches, eval_loader
-from seghiero_core.data.samples import find_samples
+from seghiero_core.data.samples import split_samples
 from seghiero_core.decode import decode
 from seghiero_core.decode_modes import MODES
 from seghiero_core.metrics.metrics import Metrics
@@ -73,7 +73,7 @@ def measure(folder: Path) -> dict[str, dict[str, float]]:
         read_checkpoint(folder), "cuda" if torch.cuda.is_available() else "cpu"
     )
     device = next(model.parameters()).device
-    samples = find_samples(checkpoint.config.dataset.val, key="dataset.val")
+    samples = split_samples(checkpoint.config.dataset, "val")
     modes = [mode for mode in MODES if scores != "sigmoid" or mode != "expected_cost"]
     metrics = {mode: Metrics(hierarchy) for mode in modes}
     for batch in batches(eval_loader(samples, hierarchy, batch_size=8, workers=0, device_type=device.type)):
