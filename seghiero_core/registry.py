@@ -1,8 +1,7 @@
 """Where backbones and heads are known by name. Nothing here imports torch, so that listing them stays fast.
 
-A component is one decorated builder function. The decorator's arguments (channels, variants, weights) are known without
-building anything; the builder imports its network when it is called. Its keyword-only parameters, with their
-annotations and defaults, are the options of its YAML section.
+A component is one decorated builder function. What the decorator receives is known without building anything; the
+builder imports its network when it is called. Its keyword-only parameters are the options of its YAML section.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from annotated_types import Ge, Lt
 
@@ -25,17 +24,6 @@ Rate = Annotated[float, Ge(0), Lt(1)]  # an option that is a probability of drop
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _GIVEN_BY_MODEL = ("output_stride", "embedding")  # keywords of a head's builder that are not options of the YAML
-
-
-class PluginSource(Protocol):
-    """Where components that aren't built in come from: the plugin loader."""
-
-    @property
-    def not_loaded(self) -> Mapping[str, str]:
-        """Why something is not loaded, by what it is."""
-
-    def load_postponed(self) -> None:
-        """Load the plugins whose loading was put off until a lookup needs them."""
 
 
 @dataclass(frozen=True)
@@ -121,23 +109,24 @@ class HeadEntry:
 
 @dataclass
 class Registry:
-    """The backbones or the heads, by name.
+    """The backbones, heads or readers, by name.
 
     Attributes:
-        kind: "backbone" or "head".
+        kind: "backbone", "head" or "reader".
         package: The package of the built-ins; importing its modules registers them.
         entries: What is registered so far.
         loaded: Whether the built-ins were imported.
-        plugins: The source of other components; set by the plugin loader.
+        plugins: The plugin loader, whose `load_postponed` loads other components, and whose `not_loaded` says why some
+            are missing; it sets itself.
     """
 
     kind: str
     package: str
     entries: dict[str, Any] = field(default_factory=dict)
     loaded: bool = False
-    plugins: PluginSource | None = None
+    plugins: Any = None
 
-    def add(self, entry: BackboneEntry | HeadEntry) -> None:
+    def add(self, entry: Any) -> None:
         """Register a component; a module that is imported again replaces its own.
 
         Args:
@@ -170,7 +159,7 @@ class Registry:
             name: The type from the YAML or the command line.
 
         Returns:
-            Its `BackboneEntry` or `HeadEntry`.
+            Its `BackboneEntry`, `HeadEntry` or `ReaderEntry`.
 
         Raises:
             UsageError: When the name is unknown; the message says which plugins are not loaded, and why.
@@ -248,7 +237,7 @@ def register_backbone(
                 weights={str(k): tuple(v) for k, v in (weights or {}).items()},
                 statistics=statistics,
                 tag_statistics=dict(tag_statistics or {}),
-                options=_keyword_options(f"backbone '{name}'", build),
+                options=keyword_options(f"backbone '{name}'", build),
             )
         )
         return build
@@ -271,7 +260,7 @@ def register_head(name: str, *, proj_dim: int = 256) -> Callable[[Callable[..., 
     """
 
     def decorate(build: Callable[..., Any]) -> Callable[..., Any]:
-        keywords = _keyword_options(f"head '{name}'", build)
+        keywords = keyword_options(f"head '{name}'", build)
         HEADS.add(
             HeadEntry(
                 name=name,
@@ -287,13 +276,22 @@ def register_head(name: str, *, proj_dim: int = 256) -> Callable[[Callable[..., 
     return decorate
 
 
-def _keyword_options(component: str, build: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The keyword-only parameters of a builder, with their annotations as types."""
+def keyword_options(component: str, build: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the keyword-only parameters of a builder, with their annotations as types.
+
+    Args:
+        component: What is built, for messages.
+        build: The builder.
+
+    Returns:
+        The parameters by name.
+
+    Raises:
+        UsageError: When an annotation can't be resolved.
+    """
     try:
         parameters = inspect.signature(build, eval_str=True).parameters.values()
     except NameError as error:
-        raise UsageError(
-            f"{component}: an annotation of {build.__name__}() can't be resolved ({error}); import that name not only "
-            "`if TYPE_CHECKING`, or use Any."
-        ) from None
+        text = f"{component}: an annotation of {build.__name__}() can't be resolved ({error}); import that name"
+        raise UsageError(f"{text} not only `if TYPE_CHECKING`, or use Any.") from None
     return {option.name: option for option in parameters if option.kind is option.KEYWORD_ONLY}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from seghiero_core.config.component_faults import COMPONENT_REGISTRIES, component_hint
 from seghiero_core.config.messages import Fault, expectation, fault_at
-from seghiero_core.config.schema import SPLITS, ClassesConfig, Config, SourceConfig
+from seghiero_core.config.readers import SPLITS, complete_source, reader_faults
+from seghiero_core.config.schema import ClassesConfig, Config, DatasetConfig, SourceConfig
 from seghiero_core.config.suggestions import unknown_key
 from seghiero_core.errors import nearest
 from seghiero_core.hierarchy.presets import preset_names
@@ -18,7 +19,7 @@ from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.hierarchy.yaml_reader import Key
 from seghiero_core.losses.catalog import check_loss_section, loss_hint
 
-_INHERITED = (*SPLITS, "image_suffix", "mask_suffix")  # what an entry of `dataset.sources` may leave out
+_INHERITED = (*SPLITS, "type")  # what an entry of `dataset.sources` may leave out
 
 
 def validate_schema(data: Mapping[str, Any]) -> tuple[Config | None, list[Fault]]:
@@ -60,11 +61,12 @@ def build_hierarchy(config: Config | None, data: Mapping[str, Any]) -> tuple[Hie
         return None, [fault_at(key, text) for key, text in error.faults]
 
 
-def dataset_faults(dataset: Any) -> Iterator[Fault]:
-    """Check that there are images to train on and to validate with, and that the sources have names and folders.
+def dataset_faults(dataset: Any, required: Sequence[str]) -> Iterator[Fault]:
+    """Check that there are images to train on and to validate with, and the names and keys of the sources.
 
     Args:
         dataset: The `dataset` section as plain values.
+        required: The splits that it must have.
 
     Yields:
         The faults.
@@ -74,11 +76,17 @@ def dataset_faults(dataset: Any) -> Iterator[Fault]:
     sources = {i: each for i, each in enumerate(_sources(dataset)) if isinstance(each, Mapping)}
     if dataset.get("sources") is not None and not sources:
         return
-    parts = [{**dataset, **source} for source in sources.values()] or [dataset]
-    for split in ("train", "val"):
+    known = {"dataset": DatasetConfig.model_fields, "source": SourceConfig.model_fields}
+    yield from reader_faults(dataset, known, unknown_key)
+    parts = [complete_source(dataset, source) for source in sources.values()] or [dataset]
+    for split in required:
         if not any(part.get(split) for part in parts):
-            missing = "no source has this split; set it here, or in one of dataset.sources."
-            yield fault_at(("dataset", split), missing if sources else "this key is required.")
+            missing = "this key is required."
+            if sources:
+                missing = "no source has this split; set it here, or in one of dataset.sources."
+            elif split == "val" and dataset.get("train") and dataset.get("type", "folder") == "folder":
+                missing += " `seghiero data split` divides the images of dataset.train."
+            yield fault_at(("dataset", split), missing)
     first: dict[str, int] = {}
     for (i, source), part in zip(sources.items(), parts, strict=False):
         name = source.get("name")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,18 +20,20 @@ from seghiero_core.config.faults import (
     validate_schema,
 )
 from seghiero_core.config.messages import Fault
-from seghiero_core.config.schema import SPLITS, Config, DatasetConfig, OutputConfig, SourceConfig, SplitConfig
+from seghiero_core.config.readers import DEFAULT_TYPE, REQUIRED, SPLITS, expand_split, relocate
+from seghiero_core.config.schema import Config, DatasetConfig, OutputConfig, SourceConfig
 from seghiero_core.config.suggestions import find_keys
 from seghiero_core.errors import ConfigError, UsageError
 from seghiero_core.hierarchy.presets import expand_preset
 from seghiero_core.hierarchy.values import short_repr
 from seghiero_core.hierarchy.yaml_reader import Key, place, read_yaml, read_yaml_file
 from seghiero_core.plugins.loading import current_loader, load_plugins
+from seghiero_core.readers import HUB_OR_PATH
 
 _Part = TypeVar("_Part", DatasetConfig, SourceConfig)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, required: Sequence[str] = REQUIRED) -> Config:
     """Read a config file, apply overrides, and validate it.
 
     The plugins that it lists are loaded, unless the file belongs to a run: then they are a record.
@@ -37,6 +41,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Args:
         path: A YAML file.
         overrides: Strings "section.key=value" with values in YAML; a mapping replaces the old one whole.
+        required: The splits that the data set must have.
 
     Returns:
         The validated config, with absolute paths.
@@ -55,7 +60,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     places: dict[Key, str] = {key: f"{path}, line {line}" for key, line in lines.items()}
     for override in overrides:
         _apply_override(data, places, override)
-    return parse_config(data, path, places, load=not _belongs_to_run(path))
+    return parse_config(data, path, places, load=not _belongs_to_run(path), required=required)
 
 
 def override_config(config: Config, overrides: Sequence[str]) -> Config:
@@ -75,10 +80,11 @@ def override_config(config: Config, overrides: Sequence[str]) -> Config:
     data = yaml.safe_load(config.to_yaml())
     dataset = data["dataset"]
     for part in _parts(dataset):
-        for folders in (part[split] for split in SPLITS if part[split]):
-            _make_relative(folders, ("images", "masks"), part["root"])
+        within = partial(_relative, root=part["root"])
+        for values in (part, *(part[split] for split in SPLITS if part[split])):
+            values |= relocate(part["type"], values, within)
         if part is not dataset:
-            _make_relative(part, ("root",), dataset["root"])
+            part["root"] = _relative(part["root"], root=dataset["root"])
     places: dict[Key, str] = {}
     for override in overrides:
         _apply_override(data, places, override)
@@ -88,7 +94,12 @@ def override_config(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def parse_config(
-    data: Mapping[str, Any], path: Path, places: Mapping[Key, str] | None = None, *, load: bool = False
+    data: Mapping[str, Any],
+    path: Path,
+    places: Mapping[Key, str] | None = None,
+    *,
+    load: bool = False,
+    required: Sequence[str] = REQUIRED,
 ) -> Config:
     """Validate a config given as plain values.
 
@@ -97,6 +108,7 @@ def parse_config(
         path: The file that it comes from: relative paths are relative to its folder, and messages name it.
         places: Where each key is written, such as "cfg.yaml, line 3", for messages.
         load: Whether to load the plugins that it lists. Only for files that the user wrote and named.
+        required: The splits that the data set must have.
 
     Returns:
         The validated config, with absolute paths.
@@ -120,7 +132,7 @@ def parse_config(
         if "labels" not in data["classes"]:  # they are missing because of the preset
             schema_faults = [fault for fault in schema_faults if fault[0] != ("classes", "labels")]
     faults += schema_faults
-    faults += dataset_faults(data.get("dataset", {}))
+    faults += dataset_faults(data.get("dataset", {}), required)
     faults += component_faults(data)
     hierarchy, class_faults = build_hierarchy(config, data)
     faults += class_faults
@@ -228,14 +240,23 @@ def _resolve_paths(config: Config, path: Path) -> Config:
 
 
 def _resolve_folders(part: _Part, folder: Path) -> _Part:
-    """Make the root of a data set or source absolute, and its folders, which are relative to its root."""
+    """Make the root of a data set or source absolute, and its paths, which are relative to its root."""
     root = folder / part.root.expanduser()
+    below = partial(_below, root)
     splits = {
-        name: SplitConfig(images=root / split.images.expanduser(), masks=root / split.masks.expanduser())
+        name: split.model_copy(update=relocate(part.type, split.model_extra, below))
         for name in SPLITS
         if (split := getattr(part, name))
     }
-    return part.model_copy(update={"root": root, **splits})
+    return part.model_copy(update={"root": root, **relocate(part.type, part.model_extra, below), **splits})
+
+
+def _below(folder: Path, path: str, kind: Any = Path) -> Any:
+    """An option of a reader, which is a path of this kind, from the folder that it is relative to."""
+    if kind == HUB_OR_PATH:
+        return _absolute(folder, path)
+    absolute = folder / Path(path).expanduser()
+    return absolute if kind is Path else str(absolute)
 
 
 def _parts(dataset: dict[str, Any]) -> list[dict[str, Any]]:
@@ -243,11 +264,9 @@ def _parts(dataset: dict[str, Any]) -> list[dict[str, Any]]:
     return [dataset, *(dataset["sources"] or ())]
 
 
-def _make_relative(folders: dict[str, Any], keys: Sequence[str], root: str) -> None:
-    """Make the folders that lie below a root relative to it."""
-    for key in keys:
-        if Path(folders[key]).is_relative_to(root):
-            folders[key] = str(Path(folders[key]).relative_to(root))
+def _relative(path: str, kind: Any = Path, *, root: str) -> str:
+    """The path from the root where it lies below, else the path itself."""
+    return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
 
 
 def _start_at_current_folder(data: dict[str, Any], key: Key) -> None:
@@ -259,16 +278,20 @@ def _start_at_current_folder(data: dict[str, Any], key: Key) -> None:
     if "sources" in key[-2:]:
         for source in within[last] if isinstance(within[last], list) else [within[last]]:
             if isinstance(source, dict):
-                source["root"] = _from_current_folder(source.get("root", "."))
-    elif last in (*SPLITS, "images", "masks", "root"):
-        within[last] = _from_current_folder(within[last])
-
-
-def _from_current_folder(folders: Any) -> Any:
-    """A split's folders, or one of them, as absolute paths."""
-    if isinstance(folders, dict):
-        return {key: _from_current_folder(value) for key, value in folders.items()}
-    return str(Path.cwd() / Path(folders).expanduser()) if isinstance(folders, str) and folders else folders
+                source["root"] = str(_below(Path.cwd(), source.get("root", ".")))
+        return
+    dataset = data["dataset"]
+    part = dataset["sources"][key[2]] if key[1] == "sources" else dataset
+    type_ = part.get("type", DEFAULT_TYPE)
+    if last == "root" and isinstance(within[last], str):
+        within[last] = str(_below(Path.cwd(), within[last]))
+    elif last in SPLITS:
+        with suppress(ValueError):  # the faults are found later
+            within[last] = expand_split(type_, within[last])
+        if isinstance(within[last], dict):
+            within[last] |= relocate(type_, within[last], partial(_below, Path.cwd()))
+    else:
+        within |= relocate(type_, {last: within[last]}, partial(_below, Path.cwd()))
 
 
 def _absolute(folder: Path, name: str) -> str:

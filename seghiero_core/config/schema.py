@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from seghiero_core.config.readers import DEFAULT_TYPE, SPLITS, complete_source, expand_split
 from seghiero_core.config.values import (
     IS_LIST_OF_SOURCES,
     IS_NUMBER,
@@ -37,7 +38,7 @@ from seghiero_core.config.values import (
     Workers,
 )
 from seghiero_core.hierarchy.tree import Hierarchy
-from seghiero_core.hierarchy.values import check_colors, check_tree, short_repr
+from seghiero_core.hierarchy.values import check_colors, check_tree
 
 
 class _Section(BaseModel):
@@ -52,42 +53,29 @@ class _Component(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
 
-class SplitConfig(_Section):
-    """`dataset.train`, `dataset.val` or `dataset.test`: the folders of a split.
+class SplitConfig(_Component):
+    """`dataset.train`, `dataset.val` or `dataset.test`: options of the reader, such as two folders.
 
-    A single FOLDER stands for FOLDER/images and FOLDER/masks.
+    A string stands for what the reader's `short` makes of it: FOLDER for FOLDER/images and FOLDER/masks.
     """
 
-    images: Path
-    masks: Path
 
-    @model_validator(mode="before")
-    @classmethod
-    def _from_folder(cls, value: Any) -> Any:
-        if isinstance(value, str) and value:
-            return {"images": Path(value, "images"), "masks": Path(value, "masks")}
-        if isinstance(value, Mapping | cls):
-            return value
-        expected = "FOLDER, which holds images/ and masks/, or {images: FOLDER, masks: FOLDER}"
-        raise ValueError(f"expected {expected}, found {short_repr(value)}")
+class _Part(_Component):
+    """A type of data set, its splits, and the options of its reader for all of them."""
 
-
-SPLITS = ("train", "val", "test")
-"""The splits that a data set can have."""
-
-
-class _Folders(_Section):
-    """Where images and masks are, and how their names end."""
-
+    type: str = DEFAULT_TYPE
     root: Path = Path()
     train: SplitConfig | None = None
     val: SplitConfig | None = None
     test: SplitConfig | None = None
-    image_suffix: str = ""
-    mask_suffix: str = ""
+
+    @field_validator(*SPLITS, mode="before")
+    @classmethod
+    def _expand_split(cls, value: Any, info: Any) -> Any:
+        return expand_split(info.data.get("type"), value)
 
 
-class SourceConfig(_Folders):
+class SourceConfig(_Part):
     """An entry of `dataset.sources`: a data set with mask values of its own, on the one tree."""
 
     name: SourceName
@@ -96,8 +84,8 @@ class SourceConfig(_Folders):
     weight: Annotated[float, Field(gt=0, le=1000), IS_NUMBER] = 1.0
 
 
-class DatasetConfig(_Folders):
-    """`dataset`: where the images and masks are, and how much of them to check before training.
+class DatasetConfig(_Part):
+    """`dataset`: where the samples come from, and how much of them to check before training.
 
     What an entry of `sources` leaves out comes from here before validation, so that each is complete.
     """
@@ -111,11 +99,10 @@ class DatasetConfig(_Folders):
         entries = value.get("sources") if isinstance(value, Mapping) else None
         if not isinstance(entries, list):
             return value
-        common = {key: value[key] for key in _Folders.model_fields if key in value and key != "root"}
-        return {**value, "sources": [common | each if isinstance(each, Mapping) else each for each in entries]}
+        return {**value, "sources": [complete_source(value, e) if isinstance(e, Mapping) else e for e in entries]}
 
     @property
-    def parts(self) -> tuple[_Folders, ...]:
+    def parts(self) -> tuple[_Part, ...]:
         """The sources; of a data set without, the data set itself."""
         return tuple(self.sources or (self,))
 

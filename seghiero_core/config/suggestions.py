@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from seghiero_core.config.schema import Config
 from seghiero_core.hierarchy.yaml_reader import Key, dotted
+from seghiero_core.readers import READERS
 from seghiero_core.registry import BACKBONES, HEADS
 
 _MEANINGS = {
@@ -89,7 +90,7 @@ def _all_keys() -> list[str]:
         sections = [type_ for type_ in (field.annotation,) if isinstance(type_, type) and issubclass(type_, BaseModel)]
         keys += [f"{name}.{key}" for section in sections for key in section.model_fields] or [name]
     keys += [f"loss.{key}" for key in ("preset", "terms", "class_weights", "auxiliary")]
-    for section, registry in (("backbone", BACKBONES), ("head", HEADS)):
+    for section, registry in (("backbone", BACKBONES), ("head", HEADS), ("dataset", READERS)):
         for entry in map(registry.get, registry.names()):
             keys += [f"{section}.{key}" for key in (getattr(entry, "selector", None), *entry.options) if key]
     return list(dict.fromkeys(keys))

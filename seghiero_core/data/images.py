@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,12 @@ _MASK_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
+def open_image(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     """Open a Pillow image and turn every error raised while it is open into a DataError that names the file.
 
     Args:
-        path: An image or mask file.
+        path: An image or mask file, or the name of `data` in messages.
+        data: The bytes of the image. Default: the file's.
 
     Yields:
         The open image, not yet decoded.
@@ -32,40 +34,49 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         DataError: When the file is missing or damaged, or the `with` block fails to decode it.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if data is None else io.BytesIO(data)) as image:
             yield image
     except (DataError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise FileError(
-            f"{path} no longer exists. Restore it, or remove its pair.",
+            f"{path} no longer exists.",
             path,
-            many="{count} files no longer exist: {files}. Restore them, or remove their pairs.",
+            kind="missing",
+            many="{count} files no longer exist: {files}.",
+            fix="Restore it, or remove its pair.",
+            fix_many="Restore them, or remove their pairs.",
         ) from error
     except Exception as error:  # Pillow's decoders raise nearly every exception type on a damaged file
         reason = str(error).replace(f" {str(path)!r}", "")
-        if isinstance(error, UnidentifiedImageError) and path.suffix.lower() in (".tif", ".tiff") and _is_tiff(path):
+        if isinstance(error, UnidentifiedImageError) and _is_tiff(path, data):
             reason = "Pillow can't read this kind of TIFF, such as float or 4-band pixels; save it as 8-bit RGB"
         raise FileError(
-            f"{path} can't be read ({reason}). Replace the file, or remove it and its pair.",
+            f"{path} can't be read ({reason}).",
             path,
-            many="{count} files can't be read: {files}. Replace them, or remove them and their pairs.",
+            kind="unreadable",
+            many="{count} files can't be read: {files}.",
             detail=reason,
+            fix="Replace the file, or remove it and its pair.",
+            fix_many="Replace them, or remove them and their pairs.",
         ) from error
 
 
-def _is_tiff(path: Path) -> bool:
-    with path.open("rb") as file:
+def _is_tiff(path: Path, data: bytes | None) -> bool:
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return False
+    with path.open("rb") if data is None else io.BytesIO(data) as file:
         return file.read(4) in (b"II*\0", b"MM\0*")
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, data: bytes | None = None) -> np.ndarray:
     """Decode a still image to RGB, rotated upright by its EXIF orientation.
 
     Gray, palettes, CMYK and other colors are converted to RGB, alpha is dropped, and 16-bit gray keeps its high byte.
 
     Args:
         path: A file in any format that Pillow reads.
+        data: As for `open_image`.
 
     Returns:
         H,W,3 uint8 RGB.
@@ -73,7 +84,7 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         DataError: When the file is missing or damaged, or has 32-bit or floating-point pixels.
     """
-    with open_image(path) as image:
+    with open_image(path, data) as image:
         check_image_mode(image, path)
         turn_upright(image)
         return to_rgb(image)
@@ -94,10 +105,12 @@ def check_image_mode(image: Image.Image, path: Path) -> None:
     if image.mode == "F" or (image.mode == "I" and not _is_16_bit(image)):
         pixels = "floating-point" if image.mode == "F" else "32-bit"
         raise FileError(
-            f"{path} has {pixels} pixels, whose range is unknown; convert it to 8 bits per channel, or to 16-bit gray.",
+            f"{path} has {pixels} pixels, whose range is unknown.",
             path,
-            many=f"{{count}} images have {pixels} pixels, whose range is unknown: {{files}}. Convert them to 8 bits "
-            "per channel, or to 16-bit gray.",
+            kind="image_pixels",
+            many=f"{{count}} images have {pixels} pixels, whose range is unknown: {{files}}.",
+            fix="Convert it to 8 bits per channel, or to 16-bit gray.",
+            fix_many="Convert them to 8 bits per channel, or to 16-bit gray.",
         )
 
 
@@ -125,11 +138,12 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, data: bytes | None = None) -> np.ndarray:
     """Decode a mask of label values, rotated upright by its own EXIF orientation.
 
     Args:
         path: A file with one channel, or a palette, whose indices are the label values.
+        data: As for `open_image`.
 
     Returns:
         H,W label values: uint8, uint16 or int32, as stored.
@@ -137,7 +151,7 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         DataError: When the file is missing or damaged, or has several channels.
     """
-    with open_image(path) as image:
+    with open_image(path, data) as image:
         check_mask_mode(image, path)
         turn_upright(image)
         mask = np.array(image)
@@ -158,20 +172,24 @@ def check_mask_mode(image: Image.Image, path: Path) -> None:
     """
     if image.format in ("JPEG", "MPO") or image.info.get("compression") == "jpeg":
         raise FileError(
-            f"{path} is compressed as JPEG, which alters label values. Export the mask as PNG.",
+            f"{path} is compressed as JPEG, which alters label values.",
             path,
-            many="{count} masks are compressed as JPEG, which alters label values: {files}. Export them as PNG.",
+            kind="jpeg_mask",
+            many="{count} masks are compressed as JPEG, which alters label values: {files}.",
+            fix="Export the mask as PNG.",
+            fix_many="Export them as PNG.",
         )
     if image.mode not in _MASK_MODES:
-        advice = (
-            "has one channel with the label value of each pixel. Save 8-bit, 16-bit or palette PNGs of label values "
-            "(`seghiero data convert` converts masks painted in class colors)."
-        )
         raise FileError(
-            f"{path} has the channels {', '.join(image.getbands())} (mode {image.mode}); a mask {advice}",
+            f"{path} has the channels {', '.join(image.getbands())} (mode {image.mode}); a mask has one channel with "
+            "the label value of each pixel.",
             path,
-            many=f"{{count}} masks have several channels or floating-point pixels: {{files}}. A mask {advice}",
+            kind="mask_channels",
+            many="{count} masks have several channels or floating-point pixels: {files}. A mask has one channel with "
+            "the label value of each pixel.",
             detail=f"mode {image.mode}",
+            fix="Save 8-bit, 16-bit or palette PNGs of label values (`seghiero data convert colors` converts masks "
+            "painted in class colors).",
         )
 
 
@@ -199,33 +217,38 @@ def check_same_size(
         return
     found, wanted = f"{mask_size[0]}x{mask_size[1]} px (HxW)", f"{image_size[0]}x{image_size[1]}"
     if orientations_differ and mask_size == image_size[::-1]:
-        hint = "The EXIF orientation rotates one of the two by a quarter turn: rotate the pixels of the other."
-        many = "{count} masks have height and width swapped: {files}. " + hint.replace("the two", "each pair")
+        kind, many = "exif_quarter_turn", "{count} masks have height and width swapped: {files}."
+        fix = "The EXIF orientation rotates one of the two by a quarter turn: rotate the pixels of the other."
+        fix_many = fix.replace("the two", "each pair")
     else:
-        hint = "Export the mask at the image's size, without interpolation."
-        many = (
-            "{count} masks differ in size from their images: {files}. Export masks at the size of their images, "
-            "without interpolation."
-        )
+        kind, many = "mask_size", "{count} masks differ in size from their images: {files}."
+        fix = "Export the mask at the image's size, without interpolation."
+        fix_many = "Export masks at the size of their images, without interpolation."
     raise FileError(
-        f"{mask} is {found}, its image {image} is {wanted}. {hint}", mask, many=many, detail=f"{found}, image {wanted}"
+        f"{mask} is {found}, its image {image} is {wanted}.",
+        mask,
+        kind=kind,
+        many=many,
+        detail=f"{found}, image {wanted}",
+        fix=fix,
+        fix_many=fix_many,
     )
 
 
-def read_target(path: Path, hierarchy: Hierarchy) -> np.ndarray:
-    """Decode a mask and look up the node of every label value.
+def to_target(mask: np.ndarray, path: Path, hierarchy: Hierarchy) -> np.ndarray:
+    """Look up the label of every value of a mask.
 
     Args:
-        path: A mask file, as for `read_mask`.
-        hierarchy: The class tree, with the mask values of the file's source; see `Hierarchy.of_source`.
+        mask: H,W label values.
+        path: The name of the mask in messages.
+        hierarchy: The class tree, with the mask values of the mask's source; see `Hierarchy.of_source`.
 
     Returns:
-        H,W int64 node indices, with `IGNORE_INDEX` at ignored pixels.
+        H,W int64 labels, with `IGNORE_INDEX` at ignored pixels.
 
     Raises:
-        DataError: When the mask can't be read, or has a value that is neither a label nor the ignore value.
+        DataError: When the mask has a value that is neither a label nor the ignore value.
     """
-    mask = read_mask(path)
     try:
         return hierarchy.to_target(mask)
     except ValueError:

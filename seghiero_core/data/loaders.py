@@ -11,13 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from seghiero_core.config.schema import TransformConfig
-from seghiero_core.data.images import check_same_size, open_image, read_image, read_target
-from seghiero_core.data.orientation import upright_size
-from seghiero_core.data.sampler import EpochSampler, draws_per_epoch
+from seghiero_core.data.sampler import Blocks, EpochSampler, draws_per_epoch
 from seghiero_core.data.samples import Sample
 from seghiero_core.data.transforms import augment_image, augment_target, draw_augmentation, sample_generator
 from seghiero_core.errors import DataError, DeviceError
@@ -38,7 +37,7 @@ class SegmentationDataset(Dataset):
     DataError is raised for a file that is missing or damaged, or doesn't fit the classes.
 
     Args:
-        samples: Pairs of an image and a mask file.
+        samples: The samples.
         hierarchy: The class tree.
         transform: How to augment; None doesn't.
         seed: The run's `training.seed`, for the augmentation.
@@ -69,10 +68,7 @@ class SegmentationDataset(Dataset):
         return {"image": augment_image(image, params), "target": target, "index": index, "counts": counts}
 
     def _decode(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        sample = self.samples[index]
-        hierarchy = self.hierarchy.of_source(sample.source)
-        image, target = read_image(sample.image), read_target(sample.mask, hierarchy)
-        check_same_size(sample.image, image.shape[:2], sample.mask, target.shape)
+        image, target = self.samples[index].read(self.hierarchy)
         return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(target)
 
 
@@ -112,7 +108,8 @@ def train_loader(
     """
     lengths = _source_lengths(samples, weights)
     per_step = batch_size * processes * accumulation
-    sampler = EpochSampler([*lengths.values()], seed, per_step, [weights[source] for source in lengths if weights])
+    of_sources = [weights[source] for source in lengths if weights]
+    sampler = EpochSampler([*lengths.values()], seed, per_step, of_sources, _blocks(samples, lengths.values()))
     return DataLoader(
         SegmentationDataset(samples, hierarchy, transform, seed),
         batch_size=batch_size,
@@ -160,7 +157,7 @@ def eval_loader(
     Returns:
         A loader of batches of `SegmentationDataset`.
     """
-    if batch_size > 1 and len({_image_size(sample) for sample in samples}) > 1:
+    if batch_size > 1 and len({sample.reader.size(sample.index) for sample in samples}) > 1:
         batch_size = 1
     options = _worker_options(workers, device_type, processes, 0)
     if options["num_workers"]:
@@ -202,13 +199,14 @@ def batches(loader: Iterable[Any]) -> Iterator[Any]:
 
     Raises:
         DataError: When a file is missing or damaged, or doesn't fit the classes.
-        DeviceError: When a worker died.
+        DeviceError: When a worker died, or a disk is full.
     """
     try:
         yield from loader
-    except DataError as error:
+    except (DataError, DeviceError) as error:
         # torch's wrapper ends with the formatted traceback, whose last line is "module.FileError: message".
-        raise DataError(re.split(r"^seghiero_core[\w.]+Error: ", str(error), flags=re.MULTILINE)[-1].strip()) from None
+        kind = DataError if isinstance(error, DataError) else DeviceError
+        raise kind(re.split(r"^seghiero_core[\w.]+Error: ", str(error), flags=re.MULTILINE)[-1].strip()) from None
     except RuntimeError as error:
         if not is_dead_worker(error):
             raise
@@ -234,9 +232,17 @@ def _source_lengths(samples: Sequence[Sample], weights: Sequence[float]) -> dict
     return dict(Counter(sample.source if weights else None for sample in samples))
 
 
-def _image_size(sample: Sample) -> tuple[int, int]:
-    with open_image(sample.image) as image:
-        return upright_size(image)
+def _blocks(samples: Sequence[Sample], lengths: Iterable[int]) -> list[Blocks | None]:
+    """For each source, which samples are stored together; None where the order doesn't matter."""
+    blocks: list[Blocks | None] = []
+    start = 0
+    for length in lengths:
+        reader = samples[start].reader
+        indices = [sample.index for sample in samples[start : start + length]]
+        block_of_sample = np.searchsorted(np.cumsum(reader.blocks), indices, side="right")
+        blocks.append((block_of_sample, reader.window) if len(reader.blocks) > 1 else None)
+        start += length
+    return blocks
 
 
 def _worker_options(workers: int | str, device_type: str, processes: int, seed: int) -> dict[str, Any]:

@@ -16,6 +16,10 @@ Draw = tuple[int, int, int]
 """The epoch, the index of the sample, and how often the epoch has drawn it before."""
 
 
+Blocks = tuple[np.ndarray, int]
+"""The block of each sample, N int64, and of how many blocks to draw at a time."""
+
+
 class EpochSampler(Sampler):
     """Sampler of draws, shuffled by (seed, epoch) alone, as many as fill whole steps.
 
@@ -32,6 +36,8 @@ class EpochSampler(Sampler):
         seed: The run's `training.seed`.
         per_step: Samples per optimizer step, over all processes and accumulated batches.
         weights: The weight of each source, above 0. Default: 1 for all.
+        blocks: For each source, the block that each of its samples is stored in, N int64, and of how many blocks to
+            draw at a time; None where the order doesn't matter. Default: None for all.
 
     Attributes:
         length: Number of draws per epoch.
@@ -39,9 +45,15 @@ class EpochSampler(Sampler):
     """
 
     def __init__(
-        self, lengths: Sequence[int], seed: int, per_step: int = 1, weights: Sequence[float] | None = None
+        self,
+        lengths: Sequence[int],
+        seed: int,
+        per_step: int = 1,
+        weights: Sequence[float] | None = None,
+        blocks: Sequence[Blocks | None] = (),
     ) -> None:
         weights = weights or [1] * len(lengths)
+        self.blocks = tuple(blocks) or (None,) * len(lengths)
         self.lengths, self.seed = tuple(lengths), seed
         self.draws = tuple(draws_per_epoch(n, weight) for n, weight in zip(lengths, weights, strict=True))
         self.length = sum(self.draws)
@@ -62,11 +74,34 @@ class EpochSampler(Sampler):
         counts = np.concatenate([self._counts(source) for source in range(len(self.lengths))])
         indices = np.repeat(np.arange(len(counts)), counts)
         repeats = np.arange(len(indices)) - np.repeat(counts.cumsum() - counts, counts)
-        order = np.random.default_rng((self.seed, epoch, 0, _SHUFFLE_STREAM)).permutation(self.length)
+        order = self._order(indices)
         return ((epoch, int(indices[i]), int(repeats[i])) for i in order[self.start : self.used])
 
     def __len__(self) -> int:
         return max(0, self.used - self.start)
+
+    def _order(self, indices: np.ndarray) -> np.ndarray:
+        """A random order of the draws of an epoch, whose indices these are, source by source."""
+        rng = np.random.default_rng((self.seed, self.epoch, 0, _SHUFFLE_STREAM))
+        if not any(self.blocks):
+            return rng.permutation(self.length)
+        source_of_draw = np.repeat(np.arange(len(self.draws)), self.draws)
+        mixed = rng.permutation(source_of_draw)
+        order = np.empty(self.length, dtype=np.int64)
+        first_sample = 0
+        for source, blocks in enumerate(self.blocks):
+            draws = np.flatnonzero(source_of_draw == source)
+            if blocks is None:
+                rng.shuffle(draws)
+            else:
+                # Block number k of a random order gets positions from k to k + window: so many overlap at any point.
+                block_of_sample, window = blocks
+                block = block_of_sample[indices[draws] - first_sample]
+                place = rng.permutation(int(block_of_sample.max()) + 1)
+                draws = draws[np.argsort(place[block] + window * rng.random(len(draws)), kind="stable")]
+            order[mixed == source] = draws
+            first_sample += self.lengths[source]
+        return order
 
     def _counts(self, source: int) -> np.ndarray:
         """How often the epoch draws each sample of a source."""

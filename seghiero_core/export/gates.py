@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from seghiero_core.checkpoint import Checkpoint
-from seghiero_core.data.images import read_image, read_target
 from seghiero_core.data.samples import evenly_spaced
 from seghiero_core.errors import CheckFailed, DataError
 from seghiero_core.export.graph import DecodedModel
@@ -96,8 +95,9 @@ def _check_int8(runner: Runner, model: DecodedModel, checkpoint: Checkpoint, dty
     hierarchy = checkpoint.config.hierarchy
     with torch.inference_mode():
         for sample in samples:
-            image = np.ascontiguousarray(read_image(sample.image).transpose(2, 0, 1)[None]).astype(dtype)
-            target = torch.from_numpy(read_target(sample.mask, hierarchy.of_source(sample.source)))[None]
+            image, target = sample.read(hierarchy)
+            image = np.ascontiguousarray(image.transpose(2, 0, 1)[None]).astype(dtype)
+            target = torch.from_numpy(target)[None]
             full.update(model.decode(model(torch.from_numpy(image))[0]), target)
             quantized.update(model.decode(torch.from_numpy(runner(image)["logits"])), target)
     before, after = (metrics.compute()["levels"][0]["miou"] for metrics in (full, quantized))

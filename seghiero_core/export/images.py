@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from seghiero_core.checkpoint import Checkpoint
-from seghiero_core.data.images import read_image
 from seghiero_core.data.samples import Sample, evenly_spaced, split_samples
 from seghiero_core.errors import DataError
 
@@ -60,7 +59,7 @@ def parity_images(checkpoint: Checkpoint) -> ParityImages:
     """
     samples = evenly_spaced(available_samples(checkpoint, "val"), PARITY_IMAGES)
     if samples:
-        images = [read_image(sample.image) for sample in samples]
+        images = [sample.reader.read(sample.index)[0] for sample in samples]
         return ParityImages(images, _natural_sizes(images[0]), "validation")
     noise = np.random.default_rng(0).integers(0, 256, (PARITY_IMAGES, 256, 320, 3), dtype=np.uint8)
     return ParityImages(list(noise), list(PARITY_SIZES), "random")
@@ -84,7 +83,7 @@ def calibration_images(checkpoint: Checkpoint) -> list[np.ndarray]:
             "--int8 is calibrated on the run's training images and checked on its validation images, and "
             f"{checkpoint.config.dataset.root} no longer has them. Restore the data set, or export without --int8."
         )
-    return [read_image(sample.image) for sample in evenly_spaced(samples, CALIBRATION_IMAGES)]
+    return [sample.reader.read(sample.index)[0] for sample in evenly_spaced(samples, CALIBRATION_IMAGES)]
 
 
 def _natural_sizes(image: np.ndarray) -> list[tuple[int, int]]:

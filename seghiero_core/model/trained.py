@@ -11,15 +11,19 @@ import torch
 
 from seghiero_core.checkpoint import Checkpoint
 from seghiero_core.config.loading import load_config, override_config
-from seghiero_core.config.schema import SPLITS, Config
+from seghiero_core.config.readers import SPLITS, relocate
+from seghiero_core.config.schema import Config
 from seghiero_core.errors import UsageError, nearest, shorten
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.losses.combine import build_loss
 from seghiero_core.model.factories import build_trained_model
 from seghiero_core.model.segmentation import SegmentationModel
+from seghiero_core.readers import READERS
 
-DATA_KEYS = tuple(f"dataset.{key}" for key in ("root", *SPLITS, "image_suffix", "mask_suffix", "sources"))
-"""The keys of the data set, which may differ from the run's wherever a checkpoint is used with images."""
+DATA_KEYS = tuple(f"dataset.{key}" for key in ("type", "root", *SPLITS, "sources"))
+"""The keys of the data set, which may differ from the run's wherever a checkpoint is used with images.
+
+So may the options of its reader."""
 
 
 class TrainedModel(NamedTuple):
@@ -88,8 +92,9 @@ def with_other_data(
         _check_same_tree(other.hierarchy, checkpoint.config.hierarchy, config)
         sections = {name: getattr(changed, name) for name in Config.model_fields}
         changed = Config(**{**sections, "dataset": other.dataset, "classes": other.classes})
+    options = {f"dataset.{option}" for part in changed.dataset.parts for option in READERS.get(part.type).options}
     for override in overrides:
-        _check_key(override, keys)
+        _check_key(override, [*keys, *sorted(options)])
     if overrides:
         _check_moves(changed, overrides)
         changed = override_config(changed, overrides)
@@ -124,12 +129,15 @@ def _check_key(override: str, keys: Sequence[str]) -> None:
 def _check_moves(config: Config, overrides: Sequence[str]) -> None:
     """Raise UsageError where a new `dataset.root` would move nothing."""
     dataset = config.dataset
-    splits = [split for part in dataset.parts for name in SPLITS if (split := getattr(part, name))]
-    folders = [folder for split in splits for folder in (split.images, split.masks)]
+    folders: list[Path] = []
+    for part in dataset.parts:
+        for values in (part, *filter(None, (getattr(part, name) for name in SPLITS))):
+            relocate(part.type, values.model_extra, lambda path, _: folders.append(Path(path)))
     names = [override.partition("=")[0] for override in overrides]
     if "dataset.root" in names and not any(folder.is_relative_to(dataset.root) for folder in folders):
         key = "dataset.sources.0.root" if dataset.sources else "dataset.val.images and dataset.val.masks"
+        example = f", such as {folders[0]}" if folders else ""
         raise UsageError(
-            f"--set dataset.root: the run's folders are not below its dataset.root ({dataset.root}), such as "
-            f"{folders[0]}; set {key}."
+            f"--set dataset.root: the run's folders are not below its dataset.root ({dataset.root}){example}; set "
+            f"{key}."
         )

@@ -26,9 +26,10 @@ from seghiero_core.plugins.sources import (
     module_location,
     resolve_plugin,
 )
+from seghiero_core.readers import READERS
 from seghiero_core.registry import BACKBONES, HEADS
 
-REGISTRIES = (BACKBONES, HEADS)
+REGISTRIES = (BACKBONES, HEADS, READERS)
 
 
 def installed_entry_points() -> Sequence[EntryPoint]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from seghiero_core.data.samples import PREDICTED_EXTENSIONS, files_below
+from seghiero_core.data.pairing import PREDICTED_EXTENSIONS, files_below
 from seghiero_core.errors import DataError, UsageError
 from seghiero_core.events import Notify, ignore_events
 from seghiero_core.model.tiling import Picture

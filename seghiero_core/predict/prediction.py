@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seghiero_core.data.samples import PREDICTED_EXTENSIONS
+from seghiero_core.data.pairing import PREDICTED_EXTENSIONS
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.model.tiling import Picture
 from seghiero_core.predict.strip import Strip

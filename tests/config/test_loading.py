@@ -74,7 +74,7 @@ def test_set_overrides_in_yaml_and_replaces_a_mapping_whole(write):
         ("batch-size=4", "--set training.batch_size=4"),
         ("learning_rate=0.1", "--set training.lr=0.1"),
         ("depth=18", "--set backbone.depth=18"),
-        ("type=x", "--set backbone.type=x or --set head.type=x"),
+        ("type=x", "--set dataset.type=x or --set backbone.type=x or --set head.type=x"),
     ],
 )
 def test_an_override_without_its_section_names_the_whole_key(write, override, meant):
@@ -103,6 +103,15 @@ def test_an_override_of_an_unknown_section_is_not_blamed_on_the_file(write):
 def test_the_words_of_other_tools_mean_keys_that_exist():
     assert set(suggestions._MEANINGS) <= set(suggestions._all_keys())
     assert not set(suggestions._OTHER_WORDS) & {key.rpartition(".")[2] for key in suggestions._all_keys()}
+
+
+def test_without_validation_images_the_command_that_divides_them_is_named(write):
+    text = faults(write("dataset: {train: {images: a, masks: b}}\nclasses: {labels: [sky, road]}\n"))
+    assert text.endswith(
+        "dataset.val: this key is required. `seghiero data split` divides the images of dataset.train."
+    )
+    text = faults(write("dataset: {type: shards, train: a.tar}\nclasses: {labels: [sky, road]}\n"))
+    assert text.endswith("dataset.val: this key is required.")
 
 
 @pytest.mark.parametrize("override", ["lr", "=3", "training.=3", "training.lr.x=3"])
@@ -176,7 +185,7 @@ def test_all_faults_come_together_with_line_key_and_nearest_word(write):
         ("training: {learning_rate: 3}", "training.learning_rate: unknown key. Did you mean 'training.lr'?"),
         ("training: {size: 3}", "training.size: unknown key. Did you mean 'transform.size'?"),
         ("epochs: 3", "epochs: unknown key. Did you mean 'training.epochs'?"),
-        ("type: x", "type: unknown key. Did you mean 'backbone.type' or 'head.type'?"),
+        ("type: x", "type: unknown key. Did you mean 'dataset.type' or 'backbone.type' or 'head.type'?"),
         ("backbone: {dropout: 0.1}", "backbone.dropout: unknown key for resnet. Did you mean 'head.dropout'?"),
         ("training: [1, 2]", "training: expected a mapping, found [1, 2]"),
         ("transform: {scale: [2, 1]}", "[smallest, largest]"),

@@ -86,3 +86,39 @@ def test_epochs_of_half_a_source_differ_and_together_have_all():
     sampler = EpochSampler([40, 3], 1, weights=[0.5, 1])
     one, two = ({index for _, index, _ in keys_of(sampler, epoch) if index < 40} for epoch in (0, 1))
     assert len(one) == len(two) == 20 and one | two == set(range(40)) and one != set(range(20))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 20), min_size=2, max_size=12),
+    window=st.integers(1, 4),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 3),
+    plain=st.integers(0, 30),
+    weight=st.sampled_from([0.5, 1, 2]),
+)
+def test_few_blocks_are_open_at_a_time(sizes, window, seed, epoch, plain, weight):
+    """The blocks of a source overlap in a window; what is drawn, and how often, is the same as without blocks."""
+    blocks = [(np.repeat(np.arange(len(sizes)), sizes), window), *([None] if plain else [])]
+    lengths, weights = [sum(sizes), *([plain] if plain else [])], [weight, *([1] if plain else [])]
+    sampler = EpochSampler(lengths, seed, 1, weights, blocks)
+    without = EpochSampler(lengths, seed, 1, weights)
+    for each in (sampler, without):
+        each.start_epoch(epoch)
+    draws = list(sampler)
+    assert sorted(draws) == sorted(without) and list(sampler) == draws
+    block_of_draw = [blocks[0][0][index] for _, index, _ in draws if index < lengths[0]]
+    first = {block: block_of_draw.index(block) for block in set(block_of_draw)}
+    last = {block: position for position, block in enumerate(block_of_draw)}
+    for position in range(len(block_of_draw)):
+        assert sum(first[block] <= position <= last[block] for block in first) <= window
+    sampler.start_epoch(epoch, start=len(draws) // 3)
+    assert list(sampler) == draws[len(draws) // 3 :]
+
+
+def test_blocks_come_in_another_order_in_every_epoch():
+    sampler = EpochSampler([40], 0, 1, None, [(np.repeat(np.arange(20), 2), 1)])
+    orders = set()
+    for epoch in range(5):
+        sampler.start_epoch(epoch)
+        orders.add(tuple(index // 2 for _, index, _ in sampler))
+    assert len(orders) == 5

@@ -1,0 +1,1 @@
+"""Readers: each module registers one `dataset.type` without importing torch, or the library that it needs."""
