@@ -1,0 +1,1 @@
+"""Converters of published and exported data sets to folders of images and masks, with a config."""
