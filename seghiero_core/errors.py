@@ -28,9 +28,21 @@ class ConfigError(UsageError):
 
 
 class DataError(SeghieroError):
-    """A data folder, image or mask is missing or doesn't fit the config."""
+    """A data folder, image or mask is missing or doesn't fit the config.
+
+    Only the message is required, because PyTorch raises the errors of data loading workers again with nothing else.
+
+    Args:
+        message: The whole message, or what `fix` completes.
+        fix: The sentences that say what to do.
+        kind: A word for the fault, for reports.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, *, fix: str = "", kind: str = "data") -> None:
+        super().__init__(f"{message} {fix}" if fix else message)
+        self.fix, self.kind = fix, kind
 
 
 class DeviceError(SeghieroError):

@@ -109,7 +109,12 @@ def prediction_grid(
         _draw_row(page, layout, row, top, hierarchy)
         top += layout.cell_height(row.image)
         if captions:
-            draw.text((MARGIN, top + 3), _fit(captions[i], layout.width - 2 * MARGIN), fill=FAINT, font=_font(TEXT - 2))
+            draw.text(
+                (MARGIN, top + 3),
+                fit_text(captions[i], layout.width - 2 * MARGIN),
+                fill=FAINT,
+                font=load_font(TEXT - 2),
+            )
         top += below_row
     _draw_legends(draw, legends, top + GROUP_GAP, hierarchy)
     return page
@@ -169,13 +174,13 @@ def _draw_row(page: Image.Image, layout: _Layout, row: _Row, top: int, hierarchy
 
 def _draw_legends(draw: ImageDraw.ImageDraw, legends: list[list[LegendLine]], top: int, hierarchy: Hierarchy) -> None:
     for level, lines in enumerate(legends):
-        draw.text((MARGIN, top), hierarchy.levels[level].name, fill=INK, font=_font(TEXT, bold=True))
+        draw.text((MARGIN, top), hierarchy.levels[level].name, fill=INK, font=load_font(TEXT, bold=True))
         top += LINE
         for line in lines:
             for left, name, node in line:
                 _draw_chip(draw, MARGIN + left, top + 3, node, hierarchy)
                 ink = FAINT if node is None else INK
-                draw.text((MARGIN + left + CHIP + CHIP_GAP, top + 1), name, fill=ink, font=_font(TEXT))
+                draw.text((MARGIN + left + CHIP + CHIP_GAP, top + 1), name, fill=ink, font=load_font(TEXT))
             top += LINE
         top += GAP
 
@@ -195,7 +200,7 @@ def _flow(legend: Legend, width: int) -> list[LegendLine]:
     """Break a legend into lines that fit `width` px."""
     lines, left = [[]], 0
     for name, node in legend:
-        needed = CHIP + CHIP_GAP + round(_font(TEXT).getlength(name)) + NAME_GAP
+        needed = CHIP + CHIP_GAP + round(load_font(TEXT).getlength(name)) + NAME_GAP
         if lines[-1] and left + needed > width:
             lines.append([])
             left = 0
@@ -217,16 +222,24 @@ def _draw_chip(draw: ImageDraw.ImageDraw, left: int, top: int, node: int | None,
     draw.rectangle((left, top, left + CHIP, top + CHIP), outline=OUTLINE)
 
 
-def _fit(caption: str, width: int) -> str:
-    """Cut a caption off at its start, so that it takes at most `width` px."""
-    font, cut = _font(TEXT - 2), caption
+def fit_text(caption: str, width: int) -> str:
+    """Cut a caption off at its start.
+
+    Args:
+        caption: One line.
+        width: How long it may be, px.
+
+    Returns:
+        Its end, after an ellipsis where something was cut off.
+    """
+    font, cut = load_font(TEXT - 2), caption
     while font.getlength(cut) > width:
         cut = f"…{cut[2:]}"
     return cut
 
 
 def _centered(draw: ImageDraw.ImageDraw, x: float, top: int, text: str, *, bold: bool = False) -> None:
-    draw.text((x, top), text, fill=INK, font=_font(TEXT, bold=bold), anchor="ma")
+    draw.text((x, top), text, fill=INK, font=load_font(TEXT, bold=bold), anchor="ma")
 
 
 def _resize(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -237,8 +250,16 @@ def _resize(ids: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 @lru_cache
-def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and covers the letters of most languages."""
+def load_font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """Load DejaVu Sans, which comes with matplotlib and covers the letters of most languages.
+
+    Args:
+        size: px.
+        bold: Whether to load its bold face.
+
+    Returns:
+        The font.
+    """
     import matplotlib  # slow to import, and only text needs it
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"

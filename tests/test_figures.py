@@ -83,10 +83,10 @@ def test_sizes_may_differ_and_captions_take_room(ragged):
 
 
 def test_a_long_caption_keeps_its_end():
-    assert figures._fit("a.jpg", 300) == "a.jpg"
-    cut = figures._fit(f"{'folder/' * 20}frame-1234.jpg", 300)
+    assert figures.fit_text("a.jpg", 300) == "a.jpg"
+    cut = figures.fit_text(f"{'folder/' * 20}frame-1234.jpg", 300)
     assert cut.startswith("…") and cut.endswith("frame-1234.jpg")
-    assert figures._font(figures.TEXT - 2).getlength(cut) <= 300
+    assert figures.load_font(figures.TEXT - 2).getlength(cut) <= 300
 
 
 @pytest.mark.parametrize("count", [figures.LEGEND_LIMIT, 500])
@@ -99,7 +99,7 @@ def test_a_long_legend_is_wrapped_and_cut(count):
     assert len(legend) == figures.LEGEND_LIMIT + (count > figures.LEGEND_LIMIT)
     lines = figures._flow(legend, grid.width - 2 * figures.MARGIN)
     ends = [
-        left + figures.CHIP + 6 + figures._font(figures.TEXT).getlength(name)
+        left + figures.CHIP + 6 + figures.load_font(figures.TEXT).getlength(name)
         for line in lines
         for left, name, _ in line
     ]

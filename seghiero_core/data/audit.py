@@ -12,25 +12,15 @@ from typing import Literal
 
 import numpy as np
 
-from seghiero_core.data.faults import name_files, report_faults
-from seghiero_core.data.hints import look_swapped, unknown_values_hint
-from seghiero_core.data.images import (
-    check_image_mode,
-    check_mask_mode,
-    check_same_size,
-    list_values,
-    open_image,
-    read_mask,
-    unknown_values,
-)
-from seghiero_core.data.orientation import QUARTER_TURNS, exif_orientation, upright_size
+from seghiero_core.data.facts import Facts, FactsCache, find_facts
+from seghiero_core.data.faults import DataFinding, findings_of, name_files
+from seghiero_core.data.hints import channels_fix, look_swapped, unknown_values_hint
+from seghiero_core.data.images import list_values, unknown_values
 from seghiero_core.data.samples import Sample
 from seghiero_core.errors import DataError
 from seghiero_core.hierarchy.tree import Hierarchy
 
 DECODED_BY_FAST_CHECK = 64
-PIXELS_PER_CHUNK = 1 << 20  # counted at a time, which bounds the memory for images of any size
-_UINT16_VALUES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -44,8 +34,8 @@ class Audit:
         pixels: N+S int64, pixels of the decoded masks with each label: N nodes, then S sets.
         ignored: Ignored pixels of the decoded masks.
         values: Pixels of the decoded masks with each mask value; empty where sources have values of their own.
-        turned: Images whose EXIF orientation differs from that of their masks, where the sizes fit either way.
-        peaks: The greatest value of each decoded 16-bit image, of which the network sees the high byte.
+        facts: What was found in each of `samples`; None for one with a fault.
+        faults: What is wrong.
         sources: The same for each source that has samples, by its position in `dataset.sources`.
     """
 
@@ -55,8 +45,8 @@ class Audit:
     pixels: np.ndarray
     ignored: int
     values: Mapping[int, int] = field(default_factory=dict)
-    turned: tuple[Path, ...] = ()
-    peaks: Mapping[Path, int] = field(default_factory=dict)
+    facts: tuple[Facts | None, ...] = ()
+    faults: tuple[DataFinding, ...] = ()
     sources: Mapping[int, Audit] = field(default_factory=dict)
 
     def drawn_pixels(self, weights: Sequence[float]) -> np.ndarray:
@@ -72,15 +62,13 @@ class Audit:
             return self.pixels
         return sum(weights[source] * found.pixels for source, found in self.sources.items())
 
+    def found(self) -> Iterator[tuple[Sample, Facts]]:
+        """Pair the samples without a fault with what was found in them.
 
-@dataclass(frozen=True)
-class _Inspection:
-    """What was found in one pair; see `Audit`. `pixels` by mask value; None where the pair was not decoded."""
-
-    size: tuple[int, int]
-    turned: bool
-    peak: int | None = None
-    pixels: dict[int, int] | None = None
+        Yields:
+            A sample and its facts.
+        """
+        yield from ((sample, facts) for sample, facts in zip(self.samples, self.facts, strict=True) if facts)
 
 
 def audit(
@@ -89,6 +77,7 @@ def audit(
     *,
     check: Literal["full", "fast"] = "full",
     on_progress: Callable[[int, int], None] | None = None,
+    cache: FactsCache | None = None,
 ) -> Audit:
     """Check that every image decodes, and that its mask has one channel, the image's size and known labels.
 
@@ -100,6 +89,7 @@ def audit(
         check: "full" decodes everything; "fast" reads all headers and decodes 64 evenly spaced pairs of each source
             (the loaders check the others during training).
         on_progress: Called with (pairs done, number of pairs).
+        cache: Spares decoding what was decoded before. Default: none.
 
     Returns:
         The sizes and pixel counts of the split.
@@ -107,26 +97,68 @@ def audit(
     Raises:
         DataError: When there are faults, with a line for each kind.
     """
+    found = try_audit(samples, hierarchy, check=check, on_progress=on_progress, cache=cache)
+    if found.faults:
+        raise DataError("\n".join(map(str, found.faults)))
+    return found
+
+
+def try_audit(
+    samples: Sequence[Sample],
+    hierarchy: Hierarchy,
+    *,
+    check: Literal["full", "fast"] = "full",
+    on_progress: Callable[[int, int], None] | None = None,
+    cache: FactsCache | None = None,
+) -> Audit:
+    """Check a split as `audit` does, but return its faults.
+
+    Args:
+        samples: See `audit`, as for the rest.
+        hierarchy: The class tree.
+        check: "full" or "fast".
+        on_progress: Called with (pairs done, number of pairs).
+        cache: Spares decoding what was decoded before.
+
+    Returns:
+        The faults, and the sizes and pixel counts of the pairs without.
+    """
     parts: dict[int | None, _Part] = {}
     for sample in samples:
         parts.setdefault(sample.source, _Part(hierarchy.of_source(sample.source))).samples.append(sample)
     jobs = [(part, sample, decode) for part in parts.values() for sample, decode in part.decodings(check)]
-
-    def inspect(job: tuple[_Part, Sample, bool]) -> _Inspection | DataError:
-        try:
-            return _inspect(job[1], decode=job[2])
-        except DataError as error:
-            return error
-
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        for done, ((part, sample, _), result) in enumerate(zip(jobs, pool.map(inspect, jobs), strict=True), start=1):
-            part.add(sample, result)
-            if on_progress:
-                on_progress(done, len(jobs))
-    if faults := [fault for part in parts.values() for fault in part.all_faults()]:
-        raise DataError(report_faults(faults))
+    results = _facts_of([job[1:] for job in jobs], cache)
+    for done, ((part, sample, _), result) in enumerate(zip(jobs, results, strict=True), start=1):
+        part.add(sample, result)
+        if on_progress:
+            on_progress(done, len(jobs))
     audits = {source: part.audit() for source, part in parts.items()}
     return audits[None] if None in audits else _total(audits)
+
+
+def _facts_of(jobs: Sequence[tuple[Sample, bool]], cache: FactsCache | None) -> Iterator[Facts | DataError]:
+    """The facts of samples, or the fault of each, in their order; `jobs` say whether to decode it."""
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        if cache is None:
+            yield from pool.map(_try_to_find, jobs)
+            return
+        # A sample that isn't decoded has no stamp here, since the cache holds what decoding found.
+        stamps = list(pool.map(lambda job: job[0].reader.stamp(job[0].index) if job[1] else None, jobs))
+        known = list(cache.find([sample for sample, _ in jobs], stamps))
+        found = pool.map(_try_to_find, [job for job, facts in zip(jobs, known, strict=True) if facts is None])
+        for (sample, _), stamp, facts in zip(jobs, stamps, known, strict=True):
+            if facts is None:
+                facts = next(found)
+                if isinstance(facts, Facts):
+                    cache.add(sample, stamp, facts)
+            yield facts
+
+
+def _try_to_find(job: tuple[Sample, bool]) -> Facts | DataError:
+    try:
+        return find_facts(job[0], decode=job[1])
+    except DataError as error:
+        return error
 
 
 class _Part:
@@ -135,12 +167,9 @@ class _Part:
     def __init__(self, hierarchy: Hierarchy) -> None:
         self.hierarchy = hierarchy
         self.samples: list[Sample] = []
-        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.facts: list[Facts | None] = []
         self.values: Counter[int] = Counter()
-        self.peaks: dict[Path, int] = {}
-        self.decoded = 0
         self.faults: list[DataError] = []
-        self.turned: list[Path] = []
         self.mislabeled: list[Path] = []
 
     def decodings(self, check: str) -> Iterator[tuple[Sample, bool]]:
@@ -149,47 +178,46 @@ class _Part:
         for position, sample in enumerate(self.samples):
             yield sample, position % step == 0
 
-    def add(self, sample: Sample, result: _Inspection | DataError) -> None:
-        """Count what was found in one pair."""
+    def add(self, sample: Sample, result: Facts | DataError) -> None:
+        """Count what was found in the next pair."""
         if isinstance(result, DataError):
             self.faults.append(result)
+            self.facts.append(None)
             return
-        self.sizes[result.size] += 1
-        self.turned += [sample.image] * result.turned
-        if result.peak is not None:
-            self.peaks[sample.image] = result.peak
-        if result.pixels is not None:
-            self.decoded += 1
-            self.values.update(result.pixels)
-            if unknown_values(result.pixels, self.hierarchy):
+        self.facts.append(result)
+        if result.values is not None:
+            self.values.update(result.values)
+            if unknown_values(result.values, self.hierarchy):
                 self.mislabeled.append(sample.mask)
-
-    def all_faults(self) -> list[DataError]:
-        """The faults of the files, and one for all masks with unknown values; or that images and masks are swapped."""
-        faults = list(self.faults)
-        if self.mislabeled:
-            faults.append(_unknown_values_error(self.mislabeled, self.values, self.hierarchy))
-        images, masks = [sample.image for sample in self.samples], [sample.mask for sample in self.samples]
-        if faults and look_swapped(images, masks, {*self.hierarchy.values, self.hierarchy.ignore}):
-            text = f"{images[0]} and the other images look like masks, {masks[0]} and the other masks like pictures. "
-            return [DataError(f"{text}Swap the folders `images` and `masks` of the split.")]
-        return faults
 
     def audit(self) -> Audit:
         """What was found in all pairs."""
         pixels = np.zeros(len(self.hierarchy.label_nodes), dtype=np.int64)
         for value, label in self.hierarchy.values.items():
             pixels[label] += self.values[value]
+        found = [facts for facts in self.facts if facts]
         return Audit(
             samples=tuple(self.samples),
-            sizes=dict(self.sizes),
-            decoded=self.decoded,
+            sizes=dict(Counter(facts.size for facts in found)),
+            decoded=sum(facts.values is not None for facts in found),
             pixels=pixels,
             ignored=self.values[self.hierarchy.ignore],
             values=dict(self.values),
-            turned=tuple(self.turned),
-            peaks=self.peaks,
+            facts=tuple(self.facts),
+            faults=tuple(self._findings()),
         )
+
+    def _findings(self) -> list[DataFinding]:
+        """The faults of the files, and one for all masks with unknown values; or that images and masks are swapped."""
+        findings = findings_of(self.faults)
+        if self.mislabeled:
+            findings.append(_unknown_values(self.mislabeled, self.values, self.hierarchy))
+        images, masks = [sample.image for sample in self.samples], [sample.mask for sample in self.samples]
+        if findings and look_swapped(images, masks, {*self.hierarchy.values, self.hierarchy.ignore}):
+            text = f"{images[0]} and the other images look like masks, {masks[0]} and the other masks like pictures."
+            fix = "Swap the folders `images` and `masks` of the split."
+            return [DataFinding("error", "swapped", text, fix, tuple(images))]
+        return [channels_fix(finding) for finding in findings]
 
 
 def _total(sources: Mapping[int, Audit]) -> Audit:
@@ -203,57 +231,15 @@ def _total(sources: Mapping[int, Audit]) -> Audit:
         decoded=sum(found.decoded for found in sources.values()),
         pixels=sum(found.pixels for found in sources.values()),
         ignored=sum(found.ignored for found in sources.values()),
-        turned=tuple(path for found in sources.values() for path in found.turned),
-        peaks={path: peak for found in sources.values() for path, peak in found.peaks.items()},
+        facts=tuple(facts for found in sources.values() for facts in found.facts),
+        faults=tuple(fault for found in sources.values() for fault in found.faults),
         sources=sources,
     )
 
 
-def _inspect(sample: Sample, *, decode: bool) -> _Inspection:
-    """Check one pair, and raise DataError for its first fault."""
-    with open_image(sample.image) as image:
-        check_image_mode(image, sample.image)
-        size, orientation, peak = upright_size(image), exif_orientation(image), None
-        if decode:
-            # Decoding a JPEG at an eighth of its size still reads every byte, so it finds a truncated file at a third
-            # of the cost.
-            image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
-            image.load()
-            peak = int(np.asarray(image).max()) if image.mode.startswith("I") else None
-    with open_image(sample.mask) as mask:
-        check_mask_mode(mask, sample.mask)
-        mask_size, mask_orientation = upright_size(mask), exif_orientation(mask)
-    differ = orientation != mask_orientation
-    check_same_size(sample.image, size, sample.mask, mask_size, orientations_differ=differ)
-    is_square = size[0] == size[1]
-    turned = differ and (is_square or (orientation in QUARTER_TURNS) == (mask_orientation in QUARTER_TURNS))
-    if not decode:
-        return _Inspection(size, turned)
-    return _Inspection(size, turned, peak, _count_values(read_mask(sample.mask)))
-
-
-def _unknown_values_error(masks: Sequence[Path], found: Counter[int], hierarchy: Hierarchy) -> DataError:
+def _unknown_values(masks: Sequence[Path], found: Counter[int], hierarchy: Hierarchy) -> DataFinding:
     """The error for all masks with unknown values; `found` counts the pixels of each value in all decoded masks."""
     unknown = unknown_values(found, hierarchy)
-    hint = unknown_values_hint(found, unknown, hierarchy)
-    if len(masks) == 1:
-        return DataError(f"{masks[0]} has values that are not labels: {list_values(unknown)}. {hint}")
-    return DataError(
-        f"{len(masks)} masks have values that are not labels: {list_values(unknown)}; {name_files(masks)}. {hint}"
-    )
-
-
-def _count_values(mask: np.ndarray) -> dict[int, int]:
-    """The number of pixels of each value that occurs in a mask of any integer dtype."""
-    counts = np.zeros(_UINT16_VALUES, dtype=np.int64)
-    others: Counter[int] = Counter()
-    pixels = mask.ravel()
-    for start in range(0, len(pixels), PIXELS_PER_CHUNK):
-        chunk = pixels[start : start + PIXELS_PER_CHUNK]
-        if chunk.dtype.itemsize > 2:
-            is_uint16 = (chunk >= 0) & (chunk < _UINT16_VALUES)
-            others.update(chunk[~is_uint16].tolist())
-            chunk = chunk[is_uint16]
-        counts += np.bincount(chunk, minlength=_UINT16_VALUES)
-    found = np.flatnonzero(counts)
-    return dict(zip(found.tolist(), counts[found].tolist(), strict=True)) | dict(others)
+    listed = f"values that are not labels: {list_values(unknown)}"
+    text = f"{masks[0]} has {listed}." if len(masks) == 1 else f"{len(masks)} masks have {listed}; {name_files(masks)}."
+    return DataFinding("error", "unknown_values", text, unknown_values_hint(found, unknown, hierarchy), tuple(masks))

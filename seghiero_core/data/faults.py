@@ -1,10 +1,12 @@
-"""Faults of files: one sentence for one file, one line for many files with the same fault."""
+"""What is wrong with a data set: findings of one kind in many files are one."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seghiero_core.errors import DataError, shorten
 
@@ -12,18 +14,74 @@ from seghiero_core.errors import DataError, shorten
 class FileError(DataError):
     """A fault of one file that other files may have, too.
 
-    Only `message` is required, because PyTorch raises the errors of data loading workers again with nothing else.
-
     Args:
-        message: The whole message, where this is the only file with the fault.
+        message: The message, where this is the only file with the fault.
         path: The file.
+        kind: A word for the fault.
         many: The message for several files, with the fields {count} and {files}.
         detail: What differs from file to file, such as a size.
+        fix: The sentences that say what to do.
+        fix_many: The same for several files. Default: `fix`.
     """
 
-    def __init__(self, message: str, path: Path | None = None, *, many: str = "", detail: str = "") -> None:
-        super().__init__(message)
-        self.path, self.many, self.detail = path, many, detail
+    def __init__(
+        self,
+        message: str,
+        path: Path | None = None,
+        *,
+        kind: str = "data",
+        many: str = "",
+        detail: str = "",
+        fix: str = "",
+        fix_many: str = "",
+    ) -> None:
+        super().__init__(message, fix=fix, kind=kind)
+        self.path, self.many, self.detail, self.fix_many = path, many, detail, fix_many or fix
+
+
+@dataclass(frozen=True)
+class DataFinding:
+    """Something about a data set that is wrong, or probably not meant.
+
+    Attributes:
+        level: "error" if it stops training, else "warning".
+        kind: A word for it, such as "jpeg_mask".
+        text: What was found.
+        fix: What to do; empty where `text` says it.
+        files: The images or masks that show it, as `Reader.files` names them; not always all of them.
+    """
+
+    level: str
+    kind: str
+    text: str
+    fix: str = ""
+    files: tuple[Path, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.fix}".strip()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes as plain values.
+
+        Returns:
+            Their names and values.
+        """
+        return {**vars(self), "files": [str(path) for path in self.files]}
+
+
+def findings_of(faults: Iterable[DataError]) -> list[DataFinding]:
+    """Join faults of the same kind.
+
+    Args:
+        faults: `FileError` or other errors, which are kept as they are.
+
+    Returns:
+        Errors, in the order in which the kinds first occur.
+    """
+    kinds: dict[str, list[DataError]] = {}
+    for fault in faults:
+        kinds.setdefault(getattr(fault, "many", "") or str(fault), []).append(fault)
+    return [_finding(group) for group in kinds.values()]
 
 
 def report_faults(faults: Iterable[DataError]) -> str:
@@ -35,13 +93,10 @@ def report_faults(faults: Iterable[DataError]) -> str:
     Returns:
         One or more lines, in the order in which the kinds first occur.
     """
-    kinds: dict[str, list[DataError]] = {}
-    for fault in faults:
-        kinds.setdefault(getattr(fault, "many", "") or str(fault), []).append(fault)
-    return "\n".join(_report_kind(group) for group in kinds.values())
+    return "\n".join(map(str, findings_of(faults)))
 
 
-def name_files(paths: list[Path], details: list[str] | None = None) -> str:
+def name_files(paths: Sequence[Path], details: Sequence[str] = ()) -> str:
     """Name the first three of several files.
 
     Args:
@@ -58,9 +113,10 @@ def name_files(paths: list[Path], details: list[str] | None = None) -> str:
     return f"{shorten(names)} in {folder}"
 
 
-def _report_kind(group: list[DataError]) -> str:
+def _finding(group: list[DataError]) -> DataFinding:
     first = group[0]
+    files = tuple(fault.path for fault in group if isinstance(fault, FileError) and fault.path)
     if len(group) == 1 or not isinstance(first, FileError) or not first.many:
-        return str(first)
-    files = name_files([fault.path for fault in group], [fault.detail for fault in group])
-    return first.many.format(count=len(group), files=files)
+        return DataFinding("error", first.kind, str(first).removesuffix(first.fix).strip(), first.fix, files)
+    named = name_files(files, [fault.detail for fault in group])
+    return DataFinding("error", first.kind, first.many.format(count=len(group), files=named), first.fix_many, files)

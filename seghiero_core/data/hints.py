@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import yaml
 from PIL import Image
 
+from seghiero_core.data.faults import DataFinding
 from seghiero_core.data.images import open_image
 from seghiero_core.errors import DataError
 from seghiero_core.hierarchy.tree import Hierarchy
@@ -16,6 +19,7 @@ from seghiero_core.hierarchy.tree import Hierarchy
 _MANY_VALUES = 32  # as unknown values: more than anyone forgets to list
 _FEW_COLORS = 64  # in a painted mask; pictures have more
 _LABELS_SHOWN = 6
+_WHITE = 255
 _ONE_CHANNEL = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
@@ -39,6 +43,13 @@ def unknown_values_hint(found: Mapping[int, int], unknown: Mapping[int, int], hi
             return f"The values start at 1, the labels at 0: write {from_one}."
         return f"If 0 means unlabeled, write {from_one} and ignore: 0. Otherwise add the label of {count}."
     section = hierarchy.section
+    if set(found) == {0, _WHITE} and set(unknown) == {_WHITE} and count == 2 and 0 in values:
+        other = next(label for value, label in values.items() if value)
+        meant = {0: values[0], _WHITE: other}
+        return (
+            f"If these are binary masks, where {_WHITE} means {hierarchy.label_name(other)}, write labels: "
+            f"{labels_as_yaml(meant, hierarchy)}."
+        )
     add = f"add them to {section}.labels, or set {section}.ignore to the value of pixels to ignore."
     if len(unknown) > _MANY_VALUES:
         return (
@@ -46,6 +57,32 @@ def unknown_values_hint(found: Mapping[int, int], unknown: Mapping[int, int], hi
             f"of label values as PNG, without interpolation. Otherwise {add}"
         )
     return add.capitalize()
+
+
+def channels_fix(finding: DataFinding) -> DataFinding:
+    """Say how to fix masks with several channels, from what these look like.
+
+    Args:
+        finding: Any finding.
+
+    Returns:
+        One of the kind "mask_channels" with another `fix`; others as they are.
+    """
+    masks = [path for path in finding.files if path.is_file()]
+    if finding.kind != "mask_channels" or not masks:
+        return finding
+    try:
+        looks = [_look_of_channels(path) for path in _some(masks)]
+    except DataError:
+        return finding
+    if all(look == "gray" for look in looks):
+        return replace(finding, fix="All channels are equal: save one of them, as PNG.")
+    if all(look == "painted" for look in looks):
+        folder = os.path.commonpath([path.parent for path in masks])
+        command = f"seghiero data convert colors {folder} OUT --config CFG"
+        fix = f"They look painted in class colors: set classes.colors, and run `{command}`."
+        return replace(finding, fix=fix)
+    return finding
 
 
 def labels_as_yaml(values: Mapping[int, int], hierarchy: Hierarchy, changed: int | None = None) -> str:
@@ -114,6 +151,17 @@ def _looks_like_mask(path: Path, known: Collection[int] | None) -> bool:
 def _looks_like_picture(path: Path) -> bool:
     with open_image(path) as image:
         return image.mode not in _ONE_CHANNEL and _count_colors(image) > _FEW_COLORS
+
+
+def _look_of_channels(path: Path) -> str:
+    """ "gray" for equal channels, "painted" for few colors, else ""."""
+    with open_image(path) as image:
+        if image.mode not in ("RGB", "RGBA", "LA"):
+            return ""
+        channels = image.convert("RGB").split()
+        if channels[0].tobytes() == channels[1].tobytes() == channels[2].tobytes():
+            return "gray"
+        return "painted" if _count_colors(image) <= _FEW_COLORS else ""
 
 
 def _count_colors(image: Image.Image) -> int:

@@ -15,7 +15,8 @@ from PIL import Image
 from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.config.loading import load_config
 from seghiero_core.data.audit import audit
-from seghiero_core.data.overview import check_data, data_stats
+from seghiero_core.data.check import check_data
+from seghiero_core.data.overview import data_stats
 from seghiero_core.data.samples import split_samples
 from seghiero_core.export.images import available_samples, calibration_images
 from seghiero_core.model.trained import with_other_data
@@ -114,31 +115,31 @@ def test_stats_count_each_source_with_its_own_values(run, project):
 def test_class_weights_count_a_source_as_often_as_it_is_drawn(project):
     set_sources(project, SOURCES[0], {**SOURCES[1], "weight": 3})
     config = load_config(project)
-    audits = check_data(config)
+    audits = check_data(config).audits
     city, highway = (found.pixels for found in audits["train"].sources.values())
     assert np.array_equal(audits["train"].pixels, city + highway)
     assert np.array_equal(audits["train"].drawn_pixels([1, 3]), city + 3 * highway)
     tripled = [SOURCES[0], *({**SOURCES[1], "name": name} for name in "abc")]
     set_sources(project, *tripled)
     other = load_config(project)
-    assert data_stats(config, audits)["class_weights"] == data_stats(other, check_data(other))["class_weights"]
+    assert data_stats(config, audits)["class_weights"] == data_stats(other, check_data(other).audits)["class_weights"]
 
 
 def test_faults_of_every_source_come_together_with_the_key_of_its_labels(run, project):
     for folder, value in (("train", 9), ("highway/train", 77)):
         path = paths_of(project.parent / folder, "masks")[0]
         Image.fromarray(np.full((48, 64), value, np.uint8)).save(path)
-    code, _, err = run("data", "check", project)
-    lines = err.removeprefix("error: ").splitlines()
-    assert code == 3 and len(lines) == 2
+    code, out, _ = run("data", "check", project)
+    lines = out.replace("\n       -> ", " ").splitlines()[3:5]
+    assert code == 3 and all(line.startswith("     error: ") for line in lines)
     assert "0.png has values that are not labels: 9" in lines[0] and "dataset.sources.0.labels, or set" in lines[0]
     assert "0_gt.png has values that are not labels: 77" in lines[1] and "dataset.sources.1.ignore to the" in lines[1]
     shutil.rmtree(project.parent / "train/masks")
     paths_of(project.parent / "highway/train", "masks")[0].unlink()
-    code, _, err = run("data", "check", project)
-    assert code == 3 and "train: dataset.sources.0.train.masks: " in err
-    assert "relative to dataset.sources.0.root, which is relative to dataset.root." in err
-    assert "1 of 4 images have no mask" in err and "set dataset.sources.1.image_suffix and dataset.s" in err
+    code, out, _ = run("data", "check", project)
+    assert code == 3 and "error: city: dataset.sources.0.train.masks: " in out
+    assert "relative to dataset.sources.0.root, which is relative to dataset.root." in out
+    assert "1 of 4 images have no mask" in out and "set dataset.sources.1.image_suffix and dataset.s" in out
 
 
 def test_swapped_folders_of_one_source(run, project):
@@ -148,9 +149,9 @@ def test_swapped_folders_of_one_source(run, project):
         (source / kind).mkdir(parents=True)
         for number, path in enumerate(paths_of(project.parent / "old", other)):
             path.rename(source / kind / f"{number}{suffix}.png")
-    code, _, err = run("data", "check", project)
-    assert code == 3 and f"{source}/images/0_rgb.png and the other images look like masks" in err
-    assert "Swap the folders `images` and `masks`" in err and len(err.splitlines()) == 1
+    code, out, _ = run("data", "check", project)
+    assert code == 3 and f"{source}/images/0_rgb.png and the other images look like masks" in out
+    assert "-> Swap the folders `images` and `masks`" in out and out.count("error: ") == 1
 
 
 def test_warnings_name_the_source(run, project):
@@ -193,15 +194,15 @@ def test_convert_writes_the_values_of_the_source_that_is_named(run, project, tmp
     project.write_text(yaml.safe_dump(document))
     (tmp_path / "painted").mkdir()
     Image.fromarray(np.array([[[1, 1, 1], [9, 9, 9], [0, 0, 0]]], np.uint8)).save(tmp_path / "painted/a.png")
-    words = ("data", "convert", project, tmp_path / "painted")
-    code, _, err = run(*words, tmp_path / "out")
+    words, cfg = ("data", "convert", "colors", tmp_path / "painted"), ("--config", project)
+    code, _, err = run(*words, tmp_path / "out", *cfg)
     assert code == 2 and "dataset.sources have mask values of their own; add --source with city or highway." in err
-    code, _, err = run(*words, tmp_path / "out", "--source", "town")
+    code, _, err = run(*words, tmp_path / "out", *cfg, "--source", "town")
     assert code == 2 and "--source town: no such source; known: city, highway." in err
-    assert run(*words, tmp_path / "out", "--source", "highway", "--ignore", "0,0,0")[0] == 0
+    assert run(*words, tmp_path / "out", *cfg, "--source", "highway", "--ignore", "0,0,0")[0] == 0
     assert np.asarray(Image.open(tmp_path / "out/a.png")).tolist() == [[1, 3, 0]]
     set_sources(project, SOURCES[0], {**SOURCES[1], "labels": None, "ignore": None})
-    code, _, err = run(*words, tmp_path / "plain", "--ignore", "1,1,1", "--ignore", "0,0,0")
+    code, _, err = run(*words, tmp_path / "plain", *cfg, "--ignore", "1,1,1", "--ignore", "0,0,0")
     assert code == 0 and np.asarray(Image.open(tmp_path / "plain/a.png")).tolist() == [[255, 3, 255]]
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from seghiero_core.data.images import read_image, read_mask, read_target
+from seghiero_core.data.images import read_image, read_mask, to_target
 from seghiero_core.data.orientation import exif_orientation, upright_size
 from seghiero_core.errors import DataError
 from seghiero_core.hierarchy.tree import IGNORE_INDEX
@@ -154,7 +154,7 @@ def test_of_text_after_the_pixels_of_a_png_only_orientations_are_decoded(
 @pytest.mark.parametrize(("dtype", "pixels"), [(np.float32, "floating-point"), (np.int32, "32-bit")])
 def test_images_of_unknown_range_are_refused(tmp_path, dtype, pixels):
     path = saved(tmp_path, Image.fromarray(GRAY.astype(dtype)), "a.tif")
-    with pytest.raises(DataError, match=rf"a\.tif has {pixels} pixels, whose range is unknown; convert it to 8 bits"):
+    with pytest.raises(DataError, match=rf"a\.tif has {pixels} pixels, whose range is unknown\. Convert it to 8 bits"):
         read_image(path)
 
 
@@ -232,7 +232,8 @@ def test_target_equals_a_dictionary(tmp_path, ragged, dtype):
     values = [0, 2, 5, 9, 255] + ([300] if dtype is not np.uint8 else [])
     known = {0: "sky", 2: "boots", 5: "flats", 9: "shoes", 300: "hat"}
     expected = [ragged.index_of(known[value]) if value in known else IGNORE_INDEX for value in values]
-    target = read_target(saved(tmp_path, Image.fromarray(np.array([values], dtype=dtype)), "a.tif"), ragged)
+    path = saved(tmp_path, Image.fromarray(np.array([values], dtype=dtype)), "a.tif")
+    target = to_target(read_mask(path), path, ragged)
     assert target.dtype == np.int64 and target.tolist() == [expected]
 
 
@@ -244,7 +245,7 @@ def test_target_equals_a_dictionary(tmp_path, ragged, dtype):
 def test_unknown_label_is_named(tmp_path, ragged, dtype, value):
     path = saved(tmp_path, Image.fromarray(np.array([[0, value, 255, value]], dtype=dtype)), "a.tif")
     with pytest.raises(DataError, match=rf"a\.tif has values that are not labels: {value} \(2 px\)\. Add them"):
-        read_target(path, ragged)
+        to_target(read_mask(path), path, ragged)
 
 
 def test_a_tiff_that_pillow_cannot_read_is_not_called_damaged(tmp_path):
