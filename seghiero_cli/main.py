@@ -23,6 +23,7 @@ from seghiero_cli.commands import (
     list_heads,
     predict,
     pseudo_label,
+    report,
     scaffold,
     train,
     weights,
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.command("train", cls=train.TrainCommand, epilog=train.EXAMPLE)(train.train)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("report", epilog=report.EXAMPLE)(report.report)
 app.command("predict", epilog=predict.EXAMPLE)(predict.predict)
 app.command("pseudo-label", epilog=pseudo_label.EXAMPLE)(pseudo_label.pseudo_label)
 app.command("export", epilog=export.EXAMPLE)(export.export)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 from seghiero_cli import console
 
@@ -46,3 +47,16 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self.live:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def show_evaluation(progress: Progress, event: dict[str, Any]) -> None:
+    """Show an event of `evaluate_checkpoint`.
+
+    Args:
+        progress: Where to show it.
+        event: The event.
+    """
+    if event["event"] == "warning":
+        console.note(f"warning: {event['text']}")
+    else:
+        progress.show(f"measuring batch {event['batch']} of {event['batches']}")

@@ -120,6 +120,20 @@ def format_percent(fraction: float | None, decimals: int = 1) -> str:
     return "-" if fraction is None else f"{100 * fraction:.{decimals}f}"
 
 
+def format_share(share: float) -> str:
+    """Format a share of pixels in per cent; of rare classes the first digit, to tell them from those without a pixel.
+
+    Args:
+        share: A number in 0..1.
+
+    Returns:
+        Text such as "43.50", "0.003" or "0".
+    """
+    if share == 0 or share >= 1e-4:
+        return "0" if share == 0 else format_percent(share, 2)
+    return f"{100 * share:.1g}" if share >= 1e-6 else "<0.0001"
+
+
 def format_number(value: float | None) -> str:
     """Format a number with three decimals.
 

@@ -155,9 +155,7 @@ class TrainingView:
                 f"{console.plural(event['early_stopping'], 'validation')}. To train on, raise training.early_stopping "
                 "and pass --resume."
             )
-        self.closing_line = (
-            f"{done}{best} Sample predictions: {console.display_path(event['folder'] / 'validation.png')}"
-        )
+        self.closing_line = f"{done}{best} What it gets wrong: {console.display_path(event['folder'] / 'report.html')}"
 
     def _total(self) -> int:
         return self.start["epochs"] * self.start["steps_per_epoch"]

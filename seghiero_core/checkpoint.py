@@ -2,8 +2,9 @@
 
 A run folder contains `checkpoints/step-00000500/` and the links `last` and `best`. A checkpoint contains
 `model.safetensors` (the weights to use: the EMA weights if the run keeps them), `config.yaml`, `training.safetensors`
-and `training.json` (the training state, to resume from), `metrics.json` once it is validated, and `manifest.json` with
-the SHA-256 of the other files and a record of the plugins the model came from. Reading a checkpoint loads no plugin and
+and `training.json` (the training state, to resume from), `metrics.json` and `report.json` (what a report shows of it)
+once it is validated, and `manifest.json` with the SHA-256 of the other files and a record of the plugins the model came
+from. Reading a checkpoint loads no plugin and
 never uses the network.
 """
 
@@ -156,7 +157,7 @@ def save_checkpoint(
     return folder
 
 
-def add_metrics(run: Path, folder: Path, metrics: Mapping[str, Any], *, best: bool) -> None:
+def add_metrics(run: Path, folder: Path, metrics: Mapping[str, Any], report: Mapping[str, Any], *, best: bool) -> None:
     """Add the metrics of a validation to a checkpoint that was written before it; its other files are not rewritten.
 
     The manifest is replaced last and in one step: until then, the checkpoint is intact and not validated.
@@ -165,14 +166,16 @@ def add_metrics(run: Path, folder: Path, metrics: Mapping[str, Any], *, best: bo
         run: The run folder.
         folder: The checkpoint folder.
         metrics: The metrics, plain values.
+        report: What a report shows of the validation, plain values.
         best: Point the link `best` at it.
 
     Raises:
         OSError: When a file can't be written.
     """
     manifest = json.loads((folder / "manifest.json").read_text())
-    _replace_text(folder / "metrics.json", json.dumps(metrics, indent=1))
-    manifest["sha256"]["metrics.json"] = file_sha256(folder / "metrics.json")
+    for name, text in (("report.json", json.dumps(report)), ("metrics.json", json.dumps(metrics, indent=1))):
+        _replace_text(folder / name, text)
+        manifest["sha256"][name] = file_sha256(folder / name)
     _replace_text(folder / "manifest.json", json.dumps(manifest, indent=1))
     if best:
         replace_link(run / "best", folder)

@@ -21,14 +21,22 @@ from seghiero_core.atomic import file_sha256, remove_folder, replacing
 LIST_NAME = "seghiero-files.jsonl"
 MANIFEST = "manifest.json"
 CHECKPOINT_FILES = frozenset(
-    {"model.safetensors", "training.safetensors", "config.yaml", "training.json", "metrics.json", MANIFEST}
+    {
+        MANIFEST,
+        "model.safetensors",
+        "training.safetensors",
+        "config.yaml",
+        "training.json",
+        "metrics.json",
+        "report.json",
+    }
 )
 """What a checkpoint folder contains."""
 
 _CHECKPOINT_NAME = re.compile(r"(damaged-)*step-\d{8,}(-\d+)?")
 _TEMPORARY_CHECKPOINT = re.compile(rf"\.{_CHECKPOINT_NAME.pattern}\.\d+(\.gone)?")
-_TEMPORARY_FILE = re.compile(r"\.(metrics|manifest)\.json\.\d+")
-_TEMPORARY_IN_RUN = re.compile(r"\.(last|best|metrics\.jsonl|seghiero-files\.jsonl)\.\d+")
+_TEMPORARY_FILE = re.compile(r"\.(metrics|report|manifest)\.json\.\d+")
+_TEMPORARY_IN_RUN = re.compile(r"\.(last|best|metrics\.jsonl|report\.html|seghiero-files\.jsonl)\.\d+")
 
 
 def start_list(run: Path, names: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,14 @@ from PIL import Image
 from seghiero_core.hierarchy.tree import Hierarchy
 from support.processes import ROOT
 from support.trees import CAMVID
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_checks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test reads or writes the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGHIERO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from seghiero_cli.main import app
 from seghiero_core.config.schema import Config, SourceConfig
 from seghiero_core.data import synthetic
 from seghiero_core.losses.catalog import DEFAULT_PRESET, LOSSES, PRESETS
+from seghiero_core.readers import READERS
 from seghiero_core.registry import BACKBONES, HEADS
 from support.processes import ROOT
 from support.tiny import TINY
@@ -46,6 +47,8 @@ def commands(page: Path) -> list[str]:
 def test_python_snippets_run(page, project_folder, monkeypatch):
     """The snippets of a page run from top to bottom, as one program."""
     monkeypatch.chdir(project_folder)
+    READERS.load_built_ins()
+    monkeypatch.setattr(READERS, "entries", dict(READERS.entries))  # a page registers one
     exec(compile("\n".join(blocks(page, "python")), str(page), "exec"), {"__name__": "snippets"})
 
 
@@ -110,10 +113,11 @@ def keys_of_the_schema() -> dict[str, list[object]]:
             found[section] = [default_of(field)]
     for key, inner in SourceConfig.model_fields.items():
         found[f"dataset.sources.N.{key}"] = [] if inner.is_required() else [default_of(inner)]
-    for section, registry in (("backbone", BACKBONES), ("head", HEADS)):
+    for section, registry in (("backbone", BACKBONES), ("head", HEADS), ("dataset", READERS)):
         for key, option in ((key, o) for name in registry.names() for key, o in registry.get(name).options.items()):
             defaults = found.setdefault(f"{section}.{key}", [])
-            defaults += [option.default] if option.default not in defaults else []
+            is_new = option.default not in defaults and option.default is not option.empty
+            defaults += [option.default] if is_new else []
     return found
 
 
@@ -134,7 +138,7 @@ def test_defaults(key, defaults):
         assert written == ("by type" if defaults else "required")
         return
     default = defaults[0]
-    if key.startswith("dataset.sources.N.") and not default and default != Path():  # what it has is used in its place
+    if key == "dataset.sources.N.type" or (key.startswith("dataset.sources.N.") and not default and default != Path()):
         section = "classes" if key.endswith(("labels", "ignore")) else "dataset"
         assert written == f"`{section}.{key.rpartition('.')[2]}`"
         return

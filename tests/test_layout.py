@@ -18,7 +18,7 @@ SOURCES = sorted(path for folder in ("seghiero_core", "seghiero_cli") for path i
 # floor where that makes no circle. `seghiero_core/__init__.py` only hands names on and stands outside.
 FLOORS = [
     "errors events atomic run_files devices version",
-    "hierarchy registry",
+    "hierarchy registry readers",
     "plugins backbones heads decode decode_modes losses figures",
     "config",
     "data metrics checkpoint runs",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ import typer
 
 from seghiero_cli import console
 from seghiero_cli.options import CHECKPOINT_HELP, CONFIDENCE_HELP, CONFIG_HELP, DECODE_HELP, DEVICE_HELP, SET_HELP
-from seghiero_cli.progress import Progress
+from seghiero_cli.progress import Progress, show_evaluation
 from seghiero_core.decode_modes import DEFAULT_DECODING
 from seghiero_core.errors import DeviceError, UsageError
 
@@ -72,7 +73,7 @@ def evaluate(
             config=config,
             overrides=overrides or [],
             folders=folders,
-            notify=partial(_report, progress),
+            notify=partial(show_evaluation, progress),
         )
     if not console.is_main_process():
         return
@@ -80,10 +81,7 @@ def evaluate(
     if metrics.get("in_tiles"):
         console.note("warning: some image didn't fit in memory and was measured in tiles; results may differ slightly.")
     parts = metrics.get("sources", {"": metrics}).values()
-    shown = [
-        f"{console.plural(part['images'], 'image')} of {console.display_path(Path(part['data']['images']))}"
-        for part in parts
-    ]
+    shown = [f"{console.plural(part['images'], 'image')} of {_place(part['data'])}" for part in parts]
     console.note(f"measured on {', '.join(shown)}")
     if as_json:
         console.result_json(metrics)
@@ -96,12 +94,11 @@ def evaluate(
     _keep(evaluation, out)
 
 
-def _report(progress: Progress, event: dict[str, Any]) -> None:
-    """Show an event of `evaluate_checkpoint`."""
-    if event["event"] == "warning":
-        console.note(f"warning: {event['text']}")
-    else:
-        progress.show(f"measuring batch {event['batch']} of {event['batches']}")
+def _place(data: Mapping[str, Any]) -> str:
+    """The folder of the images; of other types of data sets, the keys of the split."""
+    if "images" in data:
+        return console.display_path(Path(data["images"]))
+    return ", ".join(f"{key} {value}" for key, value in data.items())
 
 
 def _folders(images: Path | None, masks: Path | None, split: str | None) -> Any:
@@ -121,6 +118,9 @@ def _folders(images: Path | None, masks: Path | None, split: str | None) -> Any:
 def _keep(evaluation: CheckpointEvaluation, out: Path | None) -> None:
     """Write the results to files and say where. Results that can't be kept in the run are printed all the same."""
     from seghiero_core.evaluation.files import keep_in_run, save_evaluation
+    from seghiero_core.report.document import checkpoint_document
+    from seghiero_core.report.files import write_report
+    from seghiero_core.runs import run_of
 
     if out is not None:
         files = save_evaluation(evaluation, out)
@@ -136,5 +136,12 @@ def _keep(evaluation: CheckpointEvaluation, out: Path | None) -> None:
         if not files:
             console.note("Not kept: this checkpoint isn't in a run folder. --out DIR keeps the results.")
             return
-    kept = console.display_path(files[0])
-    console.note(f"Kept: {kept}\n      {kept.removesuffix('.json')}-LEVEL.csv, the confusion matrix of each level")
+    kept = console.display_path(files[0]).removesuffix(".json")
+    console.note(f"Kept: {kept}.json\n      {kept}-LEVEL.csv, the confusion matrix of each level")
+    try:
+        document = checkpoint_document([(evaluation.checkpoint, evaluation.measurement)])
+        write_report(files[0].with_suffix(".html"), document, run_of(evaluation.checkpoint.folder))
+    except UsageError as error:  # another file has its name
+        console.note(str(error))
+        return
+    console.note(f"      {kept}.html, the same as a page with pictures")

@@ -76,14 +76,13 @@ def train(
     if dry_run:
         _dry_run(config, resume=resume, force=force, as_json=as_json)
     else:
-        _train(config, _resume_command(cfg, overrides or [], as_json), resume=resume, force=force, as_json=as_json)
+        _train(config, _command(cfg, overrides or []), resume=resume, force=force, as_json=as_json)
 
 
-def _resume_command(cfg: Path, overrides: list[str], as_json: bool) -> str:
-    """The command that continues the run, with everything that the config file doesn't say."""
+def _command(cfg: Path, overrides: list[str]) -> str:
+    """The command that starts the run, with everything that the config file doesn't say."""
     words = ["seghiero", *console.global_options, "train", str(cfg)]
-    words += [word for override in overrides for word in ("--set", override)]
-    return shlex.join([*words, "--resume", *(["--json"] if as_json else [])])
+    return shlex.join([*words, *(word for override in overrides for word in ("--set", override))])
 
 
 def _dry_run(config, *, resume: bool, force: bool, as_json: bool) -> None:
@@ -116,7 +115,7 @@ def _dry_run(config, *, resume: bool, force: bool, as_json: bool) -> None:
     console.note("Nothing was written.")
 
 
-def _train(config, resume_command: str, *, resume: bool, force: bool, as_json: bool) -> None:
+def _train(config, command: str, *, resume: bool, force: bool, as_json: bool) -> None:
     """Train with the live view, then print the tables of the last validation."""
     from seghiero_cli.tables import print_levels, print_sources
     from seghiero_cli.training_view import TrainingView
@@ -125,10 +124,11 @@ def _train(config, resume_command: str, *, resume: bool, force: bool, as_json: b
 
     try:
         with TrainingView() as view:
-            record = training.train(config, resume=resume, force=force, notify=view)
+            record = training.train(config, resume=resume, force=force, command=command, notify=view)
     except Interrupted as stop:  # as asked for, so not an error
         if console.is_main_process():
             launched = int(os.environ.get("WORLD_SIZE", "1")) > 1  # by a command that isn't known here
+            resume_command = f"{command} --resume{' --json' if as_json else ''}"
             console.note(str(stop) if launched else f"{stop} The command:\n  {resume_command}")
         raise typer.Exit(stop.exit_code) from None
     if not console.is_main_process():
@@ -140,4 +140,4 @@ def _train(config, resume_command: str, *, resume: bool, force: bool, as_json: b
         console.note(f"Last validation, after epoch {record['epoch']} ({best}):")
         print_levels(record["metrics"])
         print_sources(record["metrics"], record.get("sources", {}))
-        console.note(f"Next: seghiero eval {console.display_path(config.run_dir)}")
+        console.note(f"Next: seghiero eval {shlex.quote(str(console.display_path(config.run_dir)))}")

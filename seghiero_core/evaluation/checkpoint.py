@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,18 +9,21 @@ from urllib.parse import quote
 
 import torch
 
-from seghiero_core.checkpoint import read_checkpoint
+from seghiero_core.checkpoint import Checkpoint, read_checkpoint
 from seghiero_core.config.schema import DatasetConfig, SplitConfig, TrainingConfig
 from seghiero_core.data.loaders import eval_loader
-from seghiero_core.data.samples import Sample, find_samples, split_samples
+from seghiero_core.data.samples import find_samples, split_samples
 from seghiero_core.decode_modes import DEFAULT_DECODING, Decoding, check_decoding
 from seghiero_core.devices import any_process, check_device, make_accelerator
 from seghiero_core.errors import DataError, UsageError, nearest
 from seghiero_core.evaluation.evaluate import evaluate, report_batches, source_summaries, summary
+from seghiero_core.evaluation.images import ImageCollector
+from seghiero_core.evaluation.measurement import measured_data, measurement, weights_digest
 from seghiero_core.events import Notify, ignore_events
 from seghiero_core.metrics.metrics import Metrics
 from seghiero_core.model.measuring import MemoryLimit
 from seghiero_core.model.trained import DATA_KEYS, load_trained, with_other_data
+from seghiero_core.readers import READERS
 
 EVAL_KEYS = (
     *DATA_KEYS,
@@ -39,12 +41,16 @@ class CheckpointEvaluation(NamedTuple):
         metrics: The counts, for the confusion matrices.
         name: What tells this measurement from others of the same run, such as "val" or "val-top_down".
         own_data: Whether it was measured on the data set of the run's config.
+        checkpoint: The checkpoint, with the run's config.
+        measurement: What a report shows of it, see `measurement`. Only the main process has it.
     """
 
     document: dict[str, Any]
     metrics: Metrics
     name: str
     own_data: bool
+    checkpoint: Checkpoint
+    measurement: dict[str, Any] | None = None
 
 
 def evaluate_checkpoint(
@@ -97,14 +103,14 @@ def evaluate_checkpoint(
     own_data = folders is None and (before.dataset, before.classes) == (after.dataset, after.classes)
     dataset = checkpoint.config.dataset
     if folders is None:
-        _check_suffixes(dataset, overrides)
+        _check_options(dataset, overrides)
         try:
             samples = split_samples(dataset, split)
         except DataError as error:
-            hint = "\nIf the data has moved, name its new place: --set dataset.root=FOLDER." if own_data else ""
+            hint = "\nIf the data has moved, use seghiero eval --set dataset.root=FOLDER." if own_data else ""
             raise DataError(f"{error}{hint}") from None
     else:
-        suffixes = {"image_suffix": dataset.image_suffix, "mask_suffix": dataset.mask_suffix}
+        suffixes = {key: value for key, value in dataset.model_extra.items() if key in ("image_suffix", "mask_suffix")}
         samples, split = find_samples(folders, key="dataset.val", **suffixes), ""
     training = checkpoint.config.training
     device = check_device(device or training.device)
@@ -128,6 +134,7 @@ def evaluate_checkpoint(
         notify = ignore_events
     if folders is not None and after.dataset.sources:
         notify({"event": "warning", "text": "these masks are read by classes.labels, not by the labels of a source."})
+    collector = ImageCollector(hierarchy, len(samples))
     evaluation = evaluate(
         model,
         report_batches(accelerator.prepare(loader), checkpoint.step, notify),
@@ -138,6 +145,7 @@ def evaluate_checkpoint(
         background=background,
         sources=[sample.source for sample in samples],
         limit=limit,
+        collector=collector,
     )
     metrics = evaluation.metrics
     (in_tiles,) = any_process(accelerator, limit.tile is not None)
@@ -146,7 +154,7 @@ def evaluate_checkpoint(
         "checkpoint": str(checkpoint.folder),
         "step": checkpoint.step,
         "split": split or None,
-        **_measured_data(samples, dataset, split, folders),
+        **measured_data(samples, dataset, split, folders),
         "decode": mode,
         "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
     }
@@ -171,32 +179,22 @@ def evaluate_checkpoint(
         parts.append(f"background-{quote(background, safe=' ')}")
     if training.precision != trained.config.training.precision:
         parts.append(training.precision)
-    return CheckpointEvaluation(document, metrics, "-".join(parts), own_data)
+    shown = None
+    if accelerator.is_main_process:
+        shown = measurement(document, metrics, collector, samples, dataset, folders)
+        shown["weights"] = weights_digest(folder)
+    return CheckpointEvaluation(document, metrics, "-".join(parts), own_data, trained, shown)
 
 
-def _check_suffixes(dataset: DatasetConfig, overrides: Sequence[str]) -> None:
-    """Raise UsageError where a new suffix changes nothing, because each source has its own."""
+def _check_options(dataset: DatasetConfig, overrides: Sequence[str]) -> None:
+    """Raise UsageError where a new option changes nothing, because each source has its own."""
     names = [override.partition("=")[0] for override in overrides]
     if not dataset.sources or "dataset.sources" in names:
         return
+    options = {option for source in dataset.sources for option in READERS.get(source.type).options}
     for name in names:
-        if name in ("dataset.image_suffix", "dataset.mask_suffix"):
-            key = name.rpartition(".")[2]
+        if (key := name.removeprefix("dataset.")) in options:
             raise UsageError(f"--set {name}: each of dataset.sources has its own; set dataset.sources.N.{key}.")
-
-
-def _measured_data(
-    samples: Sequence[Sample], dataset: DatasetConfig, split: str, folders: SplitConfig | None
-) -> dict[str, Any]:
-    """How many images were measured, and the folders that they and their masks are in; with sources, of each."""
-    found = {}
-    for source, images in sorted(Counter(sample.source for sample in samples).items()):
-        place = folders or getattr(dataset.parts[source or 0], split)
-        found[source] = {"images": images, "data": {"images": str(place.images), "masks": str(place.masks)}}
-    if folders is not None or not dataset.sources:
-        (facts,) = found.values()
-        return facts
-    return {"images": len(samples), "sources": {dataset.sources[i].name: facts for i, facts in found.items()}}
 
 
 def _batch_size(training: TrainingConfig, device: torch.device) -> int:

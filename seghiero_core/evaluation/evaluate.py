@@ -12,10 +12,13 @@ from torch import nn
 
 from seghiero_core.config.schema import DatasetConfig
 from seghiero_core.data.loaders import batches
+from seghiero_core.decode import back_off
 from seghiero_core.decode_modes import DEFAULT_DECODING, Decoding
 from seghiero_core.devices import any_process, broadcast_buffers, is_out_of_memory
+from seghiero_core.evaluation.images import ImageCollector
 from seghiero_core.events import Notify
 from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.metrics.measures import mean_of_known
 from seghiero_core.metrics.metrics import Metrics
 from seghiero_core.model.measuring import MemoryLimit, count_images
 
@@ -68,6 +71,7 @@ def evaluate(
     wanted: Sequence[int] = (),
     stop: Callable[[], bool] = lambda: False,
     limit: MemoryLimit | None = None,
+    collector: ImageCollector | None = None,
 ) -> Evaluation:
     """Measure a model on every batch of a loader, over all processes. Training mode is restored afterwards.
 
@@ -86,6 +90,8 @@ def evaluate(
         wanted: Positions in the data set, ascending, of images to return; the batches then have "index".
         stop: Checked before every batch; once it returns True in a process, that process measures no further batch.
         limit: How much to compute at once; it is lowered when memory runs out. None: whole batches, and no way out.
+        collector: Receives every image with its prediction, and in the end those of all processes; the batches then
+            have "index".
 
     Returns:
         The metrics of all images and of each source, the examples, and whether `stop` returned True in any process.
@@ -104,7 +110,7 @@ def evaluate(
         if stop():
             break
         images, target, start = batch["image"], batch["target"], 0
-        indices = torch.as_tensor(batch["index"]).tolist() if wanted or sources else []
+        indices = torch.as_tensor(batch["index"]).tolist() if wanted or sources or collector else []
         metrics = [parts[sources[index]] for index in indices] if sources else [*parts.values()] * len(images)
         while start < len(images):
             part = slice(start, start + limit.images if limit else None)
@@ -120,6 +126,10 @@ def evaluate(
                 for each, before in zip(parts.values(), counts, strict=True):
                     each.load_state(before)
                 continue
+            shown = decoded if decoding.confidence is None else back_off(decoded, decoding.confidence)
+            for i in range(len(decoded.ids[0]) if collector else 0):
+                ids = [level_ids[i] for level_ids in shown.ids]
+                collector.add(indices[start + i], images[start + i], target[start + i], ids)
             for i in range(len(decoded.ids[0]) if wanted else 0):
                 index = indices[start + i]
                 if wanted and index >= wanted[0]:
@@ -135,6 +145,8 @@ def evaluate(
     total = Metrics(hierarchy, background=background)
     total.load_state(counts.cpu().sum(dim=0))
     (stopped,) = any_process(accelerator, stop())
+    if collector and not stopped:
+        collector.gather()
     return Evaluation(total, {} if None in parts else parts, examples, stopped)
 
 
@@ -167,8 +179,7 @@ def summary(metrics: Metrics) -> dict[str, Any]:
         What `Metrics.compute` returns, and `mean_miou`, the mean of the levels' mIoU, in 0..1 or None.
     """
     measures = metrics.compute()
-    known = [level["miou"] for level in measures["levels"] if level["miou"] is not None]
-    return {"mean_miou": sum(known) / len(known) if known else None, **measures}
+    return {"mean_miou": mean_of_known([level["miou"] for level in measures["levels"]]), **measures}
 
 
 def source_summaries(evaluation: Evaluation, dataset: DatasetConfig) -> dict[str, dict[str, Any]]:

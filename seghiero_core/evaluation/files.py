@@ -1,4 +1,4 @@
-"""The files of an evaluation: one JSON document, and a confusion matrix per level as CSV."""
+"""The files of an evaluation: a JSON document and a confusion matrix per level as CSV; in a run also a report's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import contextlib
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 from seghiero_core.atomic import replacing
 from seghiero_core.errors import UsageError
 from seghiero_core.evaluation.checkpoint import CheckpointEvaluation
+from seghiero_core.evaluation.measurement import weights_digest
 from seghiero_core.run_files import record_file
 from seghiero_core.runs import checkpoint_in, run_of
 
@@ -69,7 +71,7 @@ def _is_result(file: Path) -> bool:
 
 
 def keep_in_run(evaluation: CheckpointEvaluation) -> list[Path]:
-    """Write an evaluation into the folder `eval` of the run that the checkpoint belongs to.
+    """Write an evaluation, and what a report needs of it, into the folder `eval` of the checkpoint's run.
 
     The names of other checkpoints than the one that the run stands for (`best`, or else `last`) end in their step.
 
@@ -77,7 +79,7 @@ def keep_in_run(evaluation: CheckpointEvaluation) -> list[Path]:
         evaluation: What `evaluate_checkpoint` returned, measured on the run's own data.
 
     Returns:
-        The files; none where the checkpoint was copied out of its run.
+        The files that `save_evaluation` writes; none where the checkpoint was copied out of its run.
 
     Raises:
         UsageError: As for `save_evaluation`.
@@ -88,11 +90,42 @@ def keep_in_run(evaluation: CheckpointEvaluation) -> list[Path]:
     run = run_of(checkpoint)
     if run is None:
         return []
-    own = checkpoint_in(run)
-    if own is None or own.resolve() != checkpoint:
-        evaluation = evaluation._replace(name=f"{evaluation.name}-{checkpoint.name}")
+    evaluation = evaluation._replace(name=_name_in_run(evaluation.name, checkpoint, run))
     files = save_evaluation(evaluation, run / _FOLDER)
+    for_report = _report_file(run, evaluation.name)
+    with replacing(for_report) as partial:
+        partial.write_text(json.dumps(evaluation.measurement, allow_nan=False), encoding="utf-8")
     with contextlib.suppress(OSError):  # files that the list doesn't name stay when the run is overwritten
-        for file in files:
+        for file in (*files, for_report):
             record_file(run, file)
     return files
+
+
+def kept_measurement(checkpoint: Path, split: str = "val") -> dict[str, Any] | None:
+    """Read the measurement of a checkpoint that its validation or an evaluation with the usual decoding has kept.
+
+    Args:
+        checkpoint: The checkpoint folder.
+        split: train, val or test.
+
+    Returns:
+        What `measurement` returns, or None if there is none of this split and these weights.
+    """
+    checkpoint = checkpoint.resolve()
+    validation = checkpoint / "report.json"
+    if split == "val" and validation.exists():
+        return json.loads(validation.read_text())
+    run = run_of(checkpoint)
+    if run is None or not (file := _report_file(run, _name_in_run(split, checkpoint, run))).exists():
+        return None
+    found = json.loads(file.read_text())
+    return found if found.get("weights") == weights_digest(checkpoint) else None
+
+
+def _report_file(run: Path, name: str) -> Path:
+    return run / _FOLDER / "report" / f"{name}.json"
+
+
+def _name_in_run(name: str, checkpoint: Path, run: Path) -> str:
+    own = checkpoint_in(run)
+    return name if own is not None and own.resolve() == checkpoint else f"{name}-{checkpoint.name}"

@@ -74,9 +74,8 @@ class Counts:
         tree = tree_tensors(self.hierarchy, label.device)
         truth, labelled = tree.class_of[:, label], tree.labelled[:, label]
         for number, size in enumerate(tree.level_sizes):
-            flat = truth[number] * (size + 1) + ids[number] + 1
-            matrix = self.part(f"confusion{number}")
-            matrix += _histogram(flat[labelled[number]], matrix.numel()).view(matrix.shape)
+            part = self.part(f"confusion{number}")
+            part += confusion(truth[number], ids[number], labelled[number], size)
         node = _judged_node(ids, label, labelled, tree)
         distance = tree.distance[node, label].long()
         path_right = ((truth == ids) | ~labelled).all(dim=0)
@@ -157,6 +156,22 @@ class Counts:
                 flat = right[level] * CURVE_BINS + bin_of
                 reached[:2] += _histogram(flat, 2 * CURVE_BINS).view(2, CURVE_BINS)
                 reached[2].index_add_(0, bin_of, information)
+
+
+def confusion(truth: Tensor, ids: Tensor, labelled: Tensor, classes: int) -> Tensor:
+    """Count the pixels of each pair of classes of a level.
+
+    Args:
+        truth: Class numbers, any shape.
+        ids: Predicted class numbers, any shape (that of the truth); -1 where the prediction backed off.
+        labelled: The pixels that have a label at the level, bool, any shape (that of the truth).
+        classes: C, the number of classes.
+
+    Returns:
+        C,C+1 pixels by true class and predicted class + 1.
+    """
+    flat = truth * (classes + 1) + ids + 1
+    return _histogram(flat[labelled], classes * (classes + 1)).view(classes, classes + 1)
 
 
 def _histogram(index: Tensor, size: int) -> Tensor:

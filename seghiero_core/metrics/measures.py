@@ -23,6 +23,32 @@ def ratio(part: float, whole: float) -> float | None:
     return float(part) / float(whole) if whole else None
 
 
+def mean_of_known(values: Sequence[float | None]) -> float | None:
+    """Compute the mean of the values that are known.
+
+    Args:
+        values: Numbers and None.
+
+    Returns:
+        Their mean, or None where all are None.
+    """
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def class_ious(confusion: np.ndarray) -> list[float | None]:
+    """Compute the IoU of each class of a level.
+
+    Args:
+        confusion: C,C+1 pixels by true class and predicted class + 1.
+
+    Returns:
+        C fractions in 0..1; None for a class that is neither in the truth nor predicted.
+    """
+    pixels, predicted, hits = confusion.sum(axis=1), confusion[:, 1:].sum(axis=0), confusion[:, 1:].diagonal()
+    return [ratio(hit, total) for hit, total in zip(hits, pixels + predicted - hits, strict=True)]
+
+
 def level_measures(
     confusion: np.ndarray,
     calibration: np.ndarray,
@@ -43,14 +69,13 @@ def level_measures(
         `miou`, `boundary_miou`, `pixel_accuracy`, `ece`, `classes`, and with `background` also
         `miou_without_background`.
     """
-    pixels, predicted, hits = confusion.sum(axis=1), confusion[:, 1:].sum(axis=0), confusion[:, 1:].diagonal()
-    ious = [ratio(hit, total) for hit, total in zip(hits, pixels + predicted - hits, strict=True)]
+    pixels, ious = confusion.sum(axis=1), class_ious(confusion)
     common, true_near, predicted_near = boundary
     boundary_ious = [ratio(*pair) for pair in zip(common, true_near + predicted_near - common, strict=True)]
     measures = {
-        "miou": _mean(ious),
-        "boundary_miou": _mean(boundary_ious),
-        "pixel_accuracy": ratio(hits.sum(), pixels.sum()),
+        "miou": mean_of_known(ious),
+        "boundary_miou": mean_of_known(boundary_ious),
+        "pixel_accuracy": ratio(confusion[:, 1:].trace(), pixels.sum()),
         "ece": _calibration_error(calibration.sum(axis=0)),
         "classes": [
             {"name": name, "iou": iou, "boundary_iou": near, "ece": _calibration_error(bins), "pixels": int(count)}
@@ -59,7 +84,7 @@ def level_measures(
     }
     if background is not None:
         kept = [iou for iou, is_background in zip(ious, background, strict=True) if not is_background]
-        measures["miou_without_background"] = _mean(kept)
+        measures["miou_without_background"] = mean_of_known(kept)
     return measures
 
 
@@ -87,6 +112,21 @@ def most_confused(confusion: np.ndarray, names: Sequence[str], top: int) -> list
         }
         for truth, predicted in pairs
         if wrong[truth, predicted]
+    ]
+
+
+def calibration_bins(calibration: np.ndarray) -> list[dict[str, float | None]]:
+    """Compute what a diagram of the calibration shows.
+
+    Args:
+        calibration: 3,ECE_BINS pixels, right ones and summed confidence.
+
+    Returns:
+        For each bin, from 0 to 1: `confidence` (the mean), `accuracy` and `pixels`; None in an empty bin.
+    """
+    return [
+        {"confidence": ratio(units / CONFIDENCE_UNIT, count), "accuracy": ratio(right, count), "pixels": count}
+        for count, right, units in calibration.T.tolist()
     ]
 
 
@@ -145,8 +185,3 @@ def _calibration_error(calibration: np.ndarray) -> float | None:
     """
     count, right, confidence = calibration
     return ratio(np.abs(right - confidence / CONFIDENCE_UNIT).sum(), count.sum())
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present else None

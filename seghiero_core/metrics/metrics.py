@@ -14,6 +14,7 @@ from seghiero_core.errors import nearest
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.metrics.counts import Counts
 from seghiero_core.metrics.measures import (
+    calibration_bins,
     level_measures,
     most_confused,
     ratio,
@@ -193,6 +194,21 @@ class Metrics:
             ValueError: When there is no such level.
         """
         return most_confused(self.confusion(level), self.hierarchy.level_names(level), top)
+
+    def calibration(self, level: int = 0) -> list[dict[str, float | None]]:
+        """Compute what a diagram of the calibration of a level shows.
+
+        Args:
+            level: Position in `hierarchy.levels`; 0 is the leaves.
+
+        Returns:
+            For each of 15 equally wide bins of the confidence: `confidence` (the mean), `accuracy` and `pixels`; None
+            in a bin without pixels.
+
+        Raises:
+            KeyError: When there is no such level.
+        """
+        return calibration_bins(self._counts.part(f"calibration{level}").sum(dim=0).cpu().numpy())
 
     def back_off_curve(self) -> list[dict[str, float | None]]:
         """Compute what a threshold on the confidence would do, over pixels that are labeled with a leaf.

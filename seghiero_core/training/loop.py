@@ -24,8 +24,9 @@ from torch.distributed.tensor import DTensor
 from seghiero_core.config.schema import Config
 from seghiero_core.data.loaders import batches
 from seghiero_core.devices import any_process, peak_memory_mib, sum_over_processes
-from seghiero_core.errors import shorten
+from seghiero_core.errors import SeghieroError, shorten
 from seghiero_core.events import Notify, ignore_events
+from seghiero_core.report.files import update_status
 from seghiero_core.run_files import write_listed
 from seghiero_core.training.bad_steps import (
     MicroBatch,
@@ -35,6 +36,7 @@ from seghiero_core.training.bad_steps import (
     restore_buffers,
     update_weights,
 )
+from seghiero_core.training.environment import write_environment
 from seghiero_core.training.freezing import set_training_mode
 from seghiero_core.training.interrupts import Interrupted, StopSignal
 from seghiero_core.training.optimizer import lr_factor, set_lr
@@ -54,18 +56,24 @@ _DIVERGED = 1000
 
 
 def train(
-    config: Config, *, resume: bool = False, force: bool = False, notify: Notify = ignore_events
+    config: Config,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    command: str | None = None,
+    notify: Notify = ignore_events,
 ) -> dict[str, Any]:
     """Train the network of a config.
 
-    The run folder `output.dir/output.name` gets config.yaml, metrics.jsonl, validation.png, checkpoints with the links
-    `best` and `last`, and weights.json, which lists what was loaded to start from. An error after the first step leaves
-    a checkpoint to continue from.
+    The run folder `output.dir/output.name` gets config.yaml, environment.json, metrics.jsonl, checkpoints with the
+    links `best` and `last`, weights.json, which lists what was loaded to start from, and, from the first validation on,
+    report.html and validation.png. An error after the first step leaves a checkpoint to continue from.
 
     Args:
         config: The config of the run.
         resume: Continue the run from its newest intact checkpoint; without one, start from scratch with a warning.
         force: Overwrite a run that is there.
+        command: The command line, for environment.json and the report.
         notify: Receives the events, in the main process only.
 
     Returns:
@@ -90,7 +98,14 @@ def train(
         if is_main and (kept := begin_run(folder, resume=resume)):
             text = f"{folder} keeps what seghiero didn't write: {shorten(kept, 5)}."
             notify({"event": "warning", "text": text})
-        return _train(run, point, resume, notify if is_main else ignore_events)
+        if is_main:
+            write_environment(run, folder, command)
+        try:
+            return _train(run, point, resume, notify if is_main else ignore_events)
+        except SeghieroError:
+            if is_main:
+                update_status(folder, "interrupted")
+            raise
 
 
 def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[str, Any]:
@@ -105,6 +120,8 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
         if run.loss.class_weights is not None:
             weights = dict(zip(run.hierarchy.leaves, run.loss.class_weights.tolist(), strict=True))
             write_listed(folder, "class_weights.json", json.dumps(weights, indent=1))
+        if resume:
+            update_status(folder, "training", only_from="interrupted")
     accelerator.wait_for_everyone()
     start_trackers(accelerator, run.config)
     notify(_start_event(run, folder, progress))

@@ -16,10 +16,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from seghiero_core.config.schema import Config
-from seghiero_core.data.audit import Audit, audit
+from seghiero_core.data.audit import Audit
+from seghiero_core.data.check import check_data
 from seghiero_core.data.loaders import epoch_length, eval_loader, train_loader
-from seghiero_core.data.plausibility import data_warnings
-from seghiero_core.data.samples import Sample, split_samples
+from seghiero_core.data.samples import Sample, find_splits
 from seghiero_core.devices import check_processes, make_accelerator
 from seghiero_core.errors import ConfigError, shorten
 from seghiero_core.events import Notify, ignore_events
@@ -30,6 +30,7 @@ from seghiero_core.model.factories import build_model
 from seghiero_core.model.init_from import load_initial_weights
 from seghiero_core.model.segmentation import SegmentationModel
 from seghiero_core.training.batch_size import find_batch_size
+from seghiero_core.training.environment import data_facts
 from seghiero_core.training.freezing import freeze
 from seghiero_core.training.optimizer import WeightAverage, make_optimizer, start_momentum
 from seghiero_core.training.run import Run, config_with_batch_size
@@ -102,16 +103,13 @@ def prepare(
     hierarchy = config.hierarchy
 
     # ── network, data and loss ───────────────────────────────────────────────────────────────────────────────────
-    samples = {split: split_samples(config.dataset, split) for split in ("train", "val")}
+    samples = find_splits(config.dataset, ("train", "val"))
     drawn = epoch_length(samples["train"], config.dataset.weights)
     provisional = build_loss(config.loss, hierarchy, counts=np.ones(len(hierarchy.leaves)))  # before data is counted
     if hierarchy.sets and not any(LOSSES[name].sets for name in provisional.terms):
         notify({"event": "warning", "text": _sets_warning(hierarchy, list(provisional.terms))})
     model, weights = _build_network(config, hierarchy, provisional, notify, load_weights=load_weights)
-    audits = {split: _audit(config, hierarchy, split, samples[split], notify) for split in samples}
-    for split, warnings in data_warnings(config, audits).items():
-        for text in warnings:
-            notify({"event": "warning", "text": f"{split}: {text}"})
+    audits = _check_data(config, samples, notify)
     train_samples, val_samples = audits["train"].samples, audits["val"].samples
     counts = audits["train"].drawn_pixels(config.dataset.weights)[: len(hierarchy.leaves)]
     # The loader guarantees the target's values, and checking them would synchronize a GPU in every step.
@@ -158,6 +156,7 @@ def prepare(
         unsharded=unsharded,
         steps_per_epoch=math.ceil(len(train_batches) / training.gradient_accumulation),
         weights=weights,
+        data=data_facts(config.dataset, audits),
     )
 
 
@@ -170,14 +169,19 @@ def _sets_warning(hierarchy: Hierarchy, losses: Sequence[str]) -> str:
     )
 
 
-def _audit(config: Config, hierarchy: Hierarchy, split: str, samples: Sequence[Sample], notify: Notify) -> Audit:
-    """Decode and check the samples of a split, and report those of each source."""
-    found = audit(samples, hierarchy, check=config.dataset.check)
-    for source, part in (found.sources or {None: found}).items():
-        named = {} if source is None else {"source": config.dataset.sources[source].name}
-        event = {"event": "data", "split": split, **named, "images": len(part.samples), "sizes": list(part.sizes)}
-        notify(event)
-    return found
+def _check_data(config: Config, samples: dict[str, list[Sample]], notify: Notify) -> dict[str, Audit]:
+    """Decode and check the samples of each split, and report those of each source."""
+    checked = check_data(config, samples, check=config.dataset.check)
+    checked.raise_errors()
+    for split, found in checked.audits.items():
+        for source, part in (found.sources or {None: found}).items():
+            named = {} if source is None else {"source": config.dataset.sources[source].name}
+            event = {"event": "data", "split": split, **named, "images": len(part.samples), "sizes": list(part.sizes)}
+            notify(event)
+    for split, findings in checked.findings.items():
+        for finding in findings:
+            notify({"event": "warning", "text": f"{split}: {finding}"})
+    return checked.audits
 
 
 def _build_network(

@@ -40,6 +40,7 @@ class Run:
         unsharded: With FSDP, a copy of the network that is not sharded, for validation.
         steps_per_epoch: Optimizer steps in one epoch.
         weights: A "weights" event for each file that the network was initialized from.
+        data: What the check of the data found, in each split and source.
     """
 
     config: Config
@@ -56,6 +57,7 @@ class Run:
     unsharded: nn.Module | None
     steps_per_epoch: int
     weights: list[dict[str, Any]]
+    data: list[dict[str, Any]]
 
     @property
     def images_per_step(self) -> int:

@@ -19,6 +19,7 @@ from seghiero_core.run_files import (
     checkpoint_folders,
     is_listed,
     is_temporary,
+    record_file,
     remove_checkpoint,
     remove_recorded_files,
     remove_temporary_files,
@@ -26,7 +27,7 @@ from seghiero_core.run_files import (
 )
 from seghiero_core.training.trackers import TRACKER_FOLDER
 
-_FILES = ("config.yaml", "metrics.jsonl", "validation.png")
+_FILES = ("config.yaml", "metrics.jsonl", "validation.png", "environment.json", "report.html")
 _FILES_OF_SOME = ("weights.json", "class_weights.json", "bad_batch.json")  # listed when they are written
 _FOLDERS = ("checkpoints", TRACKER_FOLDER)
 _LINKS = ("best", "last")
@@ -161,6 +162,9 @@ def begin_run(folder: Path, *, resume: bool) -> list[str]:
     if not resume or not (folder / LIST_NAME).exists():
         of_old_run = [name for name in _FILES_OF_SOME if resume and (folder / name).exists()]
         start_list(folder, [*_FILES, *of_old_run])
+    for name in _FILES:
+        if not is_listed(folder, folder / name):  # a file that the version which began the run didn't write
+            record_file(folder, folder / name, changes=True)
     (folder / "checkpoints").mkdir(exist_ok=True)
     return kept
 

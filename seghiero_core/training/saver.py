@@ -30,11 +30,14 @@ class Saver:
         folder: The run folder.
         progress: The loop's own, which it updates after every step.
         checkpoint: The folder of the checkpoint that the run was resumed from.
+
+    Attributes:
+        checkpoint: The folder of the last checkpoint, in the main process.
     """
 
     def __init__(self, run: Run, folder: Path, progress: TrainingProgress, checkpoint: Path | None = None) -> None:
         self.run, self.folder, self.progress = run, folder, progress
-        self._checkpoint = checkpoint  # the last one, in the main process
+        self.checkpoint = checkpoint
         self._saved_step, self._saved_at = progress.step, time.monotonic()
 
     def due(self) -> bool:
@@ -53,19 +56,20 @@ class Saver:
     def save(self) -> None:
         """Write a checkpoint, unless there is one of this step, and wait for all processes; each must call it."""
         if self.progress.step != self._saved_step:
-            self._checkpoint = save_run(self.run, self.folder, self.progress)
+            self.checkpoint = save_run(self.run, self.folder, self.progress)
             self._saved_step, self._saved_at = self.progress.step, time.monotonic()
         self.run.accelerator.wait_for_everyone()
 
-    def add_metrics(self, metrics: Mapping[str, Any]) -> None:
+    def add_metrics(self, metrics: Mapping[str, Any], report: Mapping[str, Any] | None) -> None:
         """Add the metrics of a validation to the last checkpoint, and wait for all processes; each must call it.
 
         Args:
             metrics: Plain values for `metrics.json`. The link `best` follows `progress.best_step`.
+            report: Plain values for `report.json`, in the main process.
         """
         if self.run.accelerator.is_main_process:
             best = self.progress.best_step == self.progress.step
-            add_metrics(self.folder, self._checkpoint, metrics, best=best)
+            add_metrics(self.folder, self.checkpoint, metrics, report or {}, best=best)
         self.run.accelerator.wait_for_everyone()
 
     @contextlib.contextmanager

@@ -259,7 +259,7 @@ def _changes(key: str, was: Any, now: Any) -> Iterator[str]:
     """A line for a value that has changed; of sources, for each key that has."""
     if key == "dataset.sources" and was and now and [each["name"] for each in was] == [each["name"] for each in now]:
         for i, (source, changed) in enumerate(zip(was, now, strict=True)):
-            for name in source:
-                yield from _changes(f"{key}.{i}.{name}", source[name], changed[name])
+            for name in {**source, **changed}:
+                yield from _changes(f"{key}.{i}.{name}", source.get(name), changed.get(name))
     elif was != now:
         yield f"  {key}: {was!r} in the run, {now!r} now"

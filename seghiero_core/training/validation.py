@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image
 
-from seghiero_core.config.schema import DatasetConfig
-from seghiero_core.data.samples import Sample, caption, evenly_spaced
+from seghiero_core.data.samples import caption, evenly_spaced
+from seghiero_core.decode_modes import DEFAULT_DECODING
 from seghiero_core.devices import any_process, is_out_of_memory
 from seghiero_core.errors import DeviceError, shorten
 from seghiero_core.evaluation.evaluate import (
@@ -21,8 +21,14 @@ from seghiero_core.evaluation.evaluate import (
     source_summaries,
     summary,
 )
+from seghiero_core.evaluation.images import ImageCollector
+from seghiero_core.evaluation.measurement import measured_data, measurement
 from seghiero_core.events import Notify
 from seghiero_core.figures import prediction_grid
+from seghiero_core.metrics.metrics import Metrics
+from seghiero_core.report.document import report_document, run_document
+from seghiero_core.report.files import REPORT_NAME, write_report
+from seghiero_core.runs import run_of
 from seghiero_core.training.interrupts import Interrupted, StopSignal
 from seghiero_core.training.progress import TrainingProgress, monitored
 from seghiero_core.training.records import write_record
@@ -55,6 +61,7 @@ def validate(
     """
     accelerator, monitor = run.accelerator, run.config.training.monitor
     samples = run.val_loader.dataset.samples
+    collector = ImageCollector(run.hierarchy, len(samples))
     saver.save()
     with explained_out_of_memory(run):
         evaluation = evaluate(
@@ -67,6 +74,7 @@ def validate(
             wanted=evenly_spaced(range(len(samples)), _EXAMPLES) if accelerator.is_main_process else (),
             stop=lambda: stop.requested,
             limit=run.val_limit,
+            collector=collector,
         )
     (in_tiles,) = any_process(accelerator, run.val_limit.tile is not None)
     if in_tiles and not run.val_limit.reported:
@@ -78,7 +86,7 @@ def validate(
     sources = {"sources": by_source} if by_source else {}
     if progress.validated_step is None and monitored(metrics, monitor) is None:
         notify({"event": "warning", "text": _unmeasured_warning(run)})
-    before = replace(progress)
+    before, measured = replace(progress), None
     best = progress.add_validation(metrics, monitor)
     record = {
         "event": "validation",
@@ -92,7 +100,9 @@ def validate(
         write_record(run, folder, record, notify)
         if accelerator.is_main_process:
             _draw(evaluation.examples, run).save(folder / "validation.png")
-        saver.add_metrics({"step": progress.step, "epoch": progress.epoch, **metrics, **sources})
+            measured = _measurement(run, progress.step, {**metrics, **sources}, evaluation.metrics, collector)
+            _write_report(run, saver.checkpoint, progress, measured)
+        saver.add_metrics({"step": progress.step, "epoch": progress.epoch, **metrics, **sources}, measured)
     except OSError:  # it isn't kept, so a resumed run has to repeat it
         vars(progress).update(vars(before))
         raise
@@ -125,15 +135,34 @@ def explained_out_of_memory(run: Run) -> Iterator[None]:
         ) from error
 
 
+def _measurement(
+    run: Run, step: int, metrics: dict[str, Any], counts: Metrics, collector: ImageCollector
+) -> dict[str, Any]:
+    """Describe a validation as `evaluate_checkpoint` does, for the report."""
+    dataset, samples = run.config.dataset, run.val_loader.dataset.samples
+    document = metrics | {
+        "step": step,
+        "split": "val",
+        **measured_data(samples, dataset, "val"),
+        "decode": DEFAULT_DECODING.mode,
+        "precision": run.precision,
+    }
+    for name, facts in metrics.get("sources", {}).items():
+        document["sources"][name] |= facts
+    return measurement(document, counts, collector, samples, dataset)
+
+
+def _write_report(run: Run, checkpoint: Path, progress: TrainingProgress, measured: dict[str, Any]) -> None:
+    stopped = progress.has_stopped_early(run.config.training.early_stopping)
+    status = "finished" if stopped or progress.step >= run.total_steps else "training"
+    described = run_document(checkpoint, progress.step, run.config, measured, status=status)
+    write_report(run_of(checkpoint) / REPORT_NAME, report_document([described], run.hierarchy))
+
+
 def _draw(examples: Sequence[ValidationExample], run: Run) -> Image.Image:
     images, targets, ids, indices = zip(*examples, strict=True)
-    captions = [_caption(run.val_loader.dataset.samples[index], run.config.dataset) for index in indices]
+    captions = [caption(run.val_loader.dataset.samples[index], run.config.dataset) for index in indices]
     return prediction_grid(images, targets, ids, run.hierarchy, captions=captions)
-
-
-def _caption(sample: Sample, dataset: DatasetConfig) -> str:
-    folder = dataset.parts[sample.source or 0].val.images
-    return caption(sample, str(sample.image.relative_to(folder)), dataset)
 
 
 def _tiles_warning(run: Run) -> str:
@@ -146,7 +175,7 @@ def _tiles_warning(run: Run) -> str:
 
 def _unmeasured_warning(run: Run) -> str:
     training = run.config.training
-    masks = shorten([str(part.val.masks) for part in run.config.dataset.parts if part.val])
+    masks = shorten(list({str(sample.mask.parent): None for sample in run.val_loader.dataset.samples}))
     level = "" if training.monitor == "mean_miou" else f" at level {training.monitor}"
     stopping = "" if training.early_stopping is None else ", and training.early_stopping never stops the run"
     return (

@@ -84,7 +84,7 @@ def test_impossible_settings_stop_the_run(run, small, override, expected, part):
         (["--batch-size", "4"], "--set training.batch_size=4"),
         (["--training.lr", "0.1"], "--set training.lr=0.1"),
         (["--freeze-norm"], "--set training.freeze_norm=true"),
-        (["--type", "x"], "--set backbone.type=x or --set head.type=x"),
+        (["--type", "x"], "--set dataset.type=x or --set backbone.type=x or --set head.type=x"),
     ],
 )
 def test_an_option_that_is_a_key_of_the_config_says_how_to_set_it(run, small, words, meant):

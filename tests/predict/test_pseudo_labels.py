@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from seghiero_core import load
-from seghiero_core.data.images import read_target
+from seghiero_core.data.images import read_mask, to_target
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.predict.files import Job, predict_files
 from seghiero_core.predict.predictor import Predictor
@@ -63,7 +63,8 @@ def test_a_pixel_has_the_deepest_class_that_is_sure_enough(tmp_path):
 
     again = Hierarchy.from_config(write_classes(tmp_path, hierarchy, {}))
     assert again.nodes[: len(again.leaves)] and set(again.nodes) == set(hierarchy.nodes)
-    target = read_target(tmp_path / "masks" / "a.png", again)
+    path = tmp_path / "masks" / "a.png"
+    target = to_target(read_mask(path), path, again)
     names = np.array([*again.nodes, "ignored"])[np.where(target == IGNORE_INDEX, len(again), target)]
     of_value = {1: "ignored", 3: "thing", 4: "vehicle", 0: "sky", 9: "person", 7: "car", 2: "bus"}
     assert np.array_equal(names, np.vectorize(of_value.get)(expected))

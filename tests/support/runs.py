@@ -41,10 +41,18 @@ def start(small, *options):
     for option in ("training.epochs=10000", *options):
         words += ["--set", option]
     process = subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    records = small.parent / "runs/small/metrics.jsonl"
-    while not records.exists() and process.poll() is None:
-        time.sleep(0.05)
+    wait_for(small.parent / "runs/small/metrics.jsonl", process)
     return process
+
+
+def wait_for(path, process, seconds=120):
+    """Wait until a process has written a file, or has ended, which the caller notices."""
+    end = time.monotonic() + seconds
+    while not path.exists() and process.poll() is None:
+        if time.monotonic() > end:
+            process.kill()
+            raise TimeoutError(f"{path} wasn't written in {seconds} s: {process.communicate()[1]}")
+        time.sleep(0.05)
 
 
 def records(run):

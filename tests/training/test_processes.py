@@ -19,6 +19,7 @@ from seghiero_core.config.loading import load_config
 from seghiero_core.devices import check_processes
 from seghiero_core.errors import DeviceError
 from seghiero_core.evaluation.checkpoint import evaluate_checkpoint
+from seghiero_core.evaluation.files import kept_measurement
 from seghiero_core.training.loop import train
 from seghiero_core.training.prepare import _synchronize_norms
 from support.processes import ENVIRONMENT, SUPPORT
@@ -115,9 +116,11 @@ def test_eval_by_two_processes_counts_every_image_once_and_speaks_once(small):
     words = [*TORCHRUN, "-m", "seghiero_cli", "eval", run, "--json"]
     done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    expected = evaluate_checkpoint(run / "best").document
+    evaluation = evaluate_checkpoint(run / "best")
+    expected = evaluation.document
     assert expected["pixels"] == 3 * (48 * 64 - 9)
     assert json.loads(done.stdout) == json.loads(json.dumps(expected))
+    assert kept_measurement(run / "best") == json.loads(json.dumps(evaluation.measurement))  # the images of both
 
 
 def test_a_dying_rank_ends_all_with_its_own_message(small):

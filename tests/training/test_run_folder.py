@@ -215,23 +215,20 @@ def test_a_locked_folder_and_another_model_are_found_before_images_are_decoded(f
         train(finished, force=True)
 
 
-def test_a_folder_is_locked_while_the_data_is_checked(spoiled):
+def test_a_folder_is_locked_while_the_data_is_checked(small, monkeypatch):
     """So that no other process writes between the reading of a checkpoint and the first step."""
-    config = load_config(spoiled)
-    refused = []
+    config = load_config(small)
 
-    def try_to_lock(event):
-        if event["event"] == "data":
-            with (
-                pytest.raises(UsageError, match="in use by"),
-                lock_run_folder(config.run_dir, resume=True, force=False),
-            ):
-                pass
-            refused.append(event)
+    def try_to_lock(*_, **__):
+        with pytest.raises(UsageError, match="in use by"), lock_run_folder(config.run_dir, resume=True, force=False):
+            pass
+        raise DataError("checked while locked")
 
-    with pytest.raises(DataError):
-        train(config, notify=try_to_lock)
-    assert len(refused) == 1
+    monkeypatch.setattr("seghiero_core.training.prepare.check_data", try_to_lock)
+    with pytest.raises(DataError, match="checked while locked"):
+        train(config)
+    with lock_run_folder(config.run_dir, resume=True, force=False):
+        pass
 
 
 def test_a_folder_that_cannot_be_written_is_found_before_images_are_decoded(finished, small, monkeypatch):

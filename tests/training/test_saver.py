@@ -16,7 +16,7 @@ from seghiero_core.checkpoint import newest_intact_checkpoint
 from seghiero_core.config.loading import load_config
 from seghiero_core.errors import DataError, DeviceError, UsageError
 from seghiero_core.training.loop import train
-from support.runs import start
+from support.runs import start, wait_for
 from support.tiny import TINY
 
 
@@ -122,8 +122,8 @@ def test_a_data_file_that_vanishes_in_the_second_epoch(small, workers):
 
 def test_a_killed_worker(small):
     process = start(small, "training.workers=1", "training.save_every=1")
-    while not (small.parent / "runs/small/last").exists():
-        time.sleep(0.05)
+    wait_for(small.parent / "runs/small/last", process)
+    assert process.poll() is None, process.communicate()[1]
     for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         os.kill(int(child), signal.SIGKILL)
     _, err = process.communicate(timeout=120)
