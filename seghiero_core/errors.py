@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class SeghieroError(Exception):
@@ -36,9 +37,13 @@ class DataError(SeghieroError):
         message: The whole message, or what `fix` completes.
         fix: The sentences that say what to do.
         kind: A word for the fault, for reports.
+
+    Attributes:
+        rest: A reader of the samples that are there all the same, which can still be checked; None if there are none.
     """
 
     exit_code = 3
+    rest: Any = None
 
     def __init__(self, message: str, *, fix: str = "", kind: str = "data") -> None:
         super().__init__(f"{message} {fix}" if fix else message)

@@ -78,7 +78,8 @@ def check_data(
             if of_split:
                 progress = partial(on_progress, split) if on_progress else None
                 audit = try_audit(of_split, config.hierarchy, check=check, on_progress=progress, cache=cache)
-                faults |= {i: part.faults for i, part in (audit.sources or {None: audit}).items()}
+                for i, part in (audit.sources or {None: audit}).items():
+                    faults[i] = [*faults.get(i, []), *part.faults]
                 audits[split] = audit
             order = sorted(faults, key=lambda i: -1 if i is None else i)
             findings[split] = [_of_source(each, names.get(i)) for i in order for each in faults[i]]

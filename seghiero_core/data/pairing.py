@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from seghiero_core.data.encoded import Pair
+from seghiero_core.data.encoded import Pair, encoded_reader
 from seghiero_core.data.faults import name_files
 from seghiero_core.data.hints import look_swapped
 from seghiero_core.errors import DataError, shorten
@@ -53,19 +53,15 @@ def find_pairs(
         _check_not_swapped(images, masks, key)
         _check_not_jpeg(images, masks, key, image_files, mask_suffix)
         raise
-    missing = sorted(set(image_files) - set(mask_files))
-    if missing:
-        _check_not_jpeg(images, masks, key, missing, mask_suffix)
-        shown, section = shorten([image_files[stem] for stem in missing]), key.rpartition(".")[0]
-        raise DataError(
-            f"{len(missing)} of {len(image_files)} images have no mask: {shown}. A mask for the first is expected at "
-            f"{masks / missing[0]}{mask_suffix}.png (or in another lossless format).",
-            fix="Add the masks, remove the images, or, if the names end differently, set "
-            f"{section}.image_suffix and {section}.mask_suffix.",
-            kind="no_mask",
-        )
-    pairs = sorted((stem, path, mask_files[stem]) for stem, path in image_files.items())
-    return [Pair(image, mask, image.relative_to(images).as_posix()) for _, image, mask in pairs]
+    paired = sorted(set(image_files) & set(mask_files))
+    files = [(image_files[stem], mask_files[stem]) for stem in paired]
+    pairs = [Pair(image, mask, image.relative_to(images).as_posix()) for image, mask in files]
+    try:
+        _check_all_have_masks(key, images, masks, image_files, set(paired), mask_suffix)
+    except DataError as error:
+        error.rest = encoded_reader(pairs) if pairs else None
+        raise
+    return pairs
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -88,6 +84,24 @@ def files_below(folder: Path) -> Iterator[Path]:
         entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(here, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _check_all_have_masks(
+    key: str, images: Path, masks: Path, image_files: dict[str, Path], paired: set[str], mask_suffix: str
+) -> None:
+    """Raise DataError where images have no mask."""
+    missing = sorted(set(image_files) - paired)
+    if not missing:
+        return
+    _check_not_jpeg(images, masks, key, missing, mask_suffix)
+    shown, section = shorten([image_files[stem] for stem in missing]), key.rpartition(".")[0]
+    raise DataError(
+        f"{len(missing)} of {len(image_files)} images have no mask: {shown}. A mask for the first is expected at "
+        f"{masks / missing[0]}{mask_suffix}.png (or in another lossless format).",
+        fix="Add the masks, remove the images, or, if the names end differently, set "
+        f"{section}.image_suffix and {section}.mask_suffix.",
+        kind="no_mask",
+    )
 
 
 def _select(key: str, listed: Path, folder: Path, found: dict[str, Path]) -> dict[str, Path]:

@@ -152,7 +152,7 @@ def try_split(dataset: DatasetConfig, name: str) -> tuple[list[Sample], dict[int
         name: "train", "val" or "test".
 
     Returns:
-        The samples of the sources without a fault, and the faults by the position of the source; None without sources.
+        The samples that are there, and the faults by the position of the source; None without sources.
     """
     samples: list[Sample] = []
     faults: dict[int | None, DataError] = {}
@@ -164,6 +164,7 @@ def try_split(dataset: DatasetConfig, name: str) -> tuple[list[Sample], dict[int
                 samples += samples_of(READERS.get(part.type).build(key, **reader_options(part, split)), source)
             except DataError as error:
                 faults[source] = error
+                samples += samples_of(error.rest, source) if error.rest else []
     return samples, faults
 
 

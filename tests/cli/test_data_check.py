@@ -76,8 +76,9 @@ def spoil(root: Path) -> list[dict]:
     for path in (root / "lossy/train/masks").iterdir():
         Image.open(path).save(path.with_suffix(".jpg"))
         path.unlink()
-    maskless = source("maskless")
+    maskless = source("maskless", (0, 1, 2))
     (root / "maskless/train/masks/1.png").unlink()
+    Image.fromarray(np.full(SIZE, 77, np.uint8)).save(root / "maskless/train/masks/2.png")
     (root / "empty/train/images").mkdir(parents=True)
     return [
         {"name": "files", "root": "files"},
@@ -110,7 +111,7 @@ ERRORS = {
     "from_one": ["unknown_values"],
     "swapped": ["swapped"],
     "lossy": ["jpeg_mask"],
-    "maskless": ["no_mask"],
+    "maskless": ["no_mask", "unknown_values"],
     "gone": ["no_folder"],
     "empty": ["no_files"],
 }
@@ -152,7 +153,7 @@ def kinds(findings: list[dict], level: str) -> dict[str, list[str]]:
 def test_a_set_with_one_of_each_fault(run, spoiled, tmp_path):
     code, out, err = run("data", "check", spoiled, "--json", "--sheet", tmp_path / "sheet.png")
     report = json.loads(out)
-    assert code == 3 and err.endswith("error: the data set has 14 errors; see above.\n")
+    assert code == 3 and err.endswith("error: the data set has 15 errors; see above.\n")
     for split, levels in FOUND.items():
         findings = report[split]["findings"]
         for level, expected in levels.items():
