@@ -39,7 +39,7 @@ class DataError(SeghieroError):
         kind: A word for the fault, for reports.
 
     Attributes:
-        rest: A reader of the samples that are there all the same, which can still be checked; None if there are none.
+        rest: A reader of the samples that are there, which can still be checked, or None.
     """
 
     exit_code = 3

@@ -278,7 +278,7 @@ function paintMatrix() {
     const deepest =
       i < items.length ? Math.max(ancestors[items[i].node].length, ancestors[items[i - 1].node].length) : 1;
     if (shared === deepest) continue;
-    context.lineWidth = shared === 0 ? 1.5 : 0.75; // the outermost groups are told apart most
+    context.lineWidth = shared === 0 ? 1.5 : 0.75; // the outermost groups have the thickest lines
     const at = i * size - 0.5;
     context.beginPath();
     context.moveTo(at, 0);

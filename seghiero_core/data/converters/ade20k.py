@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seghiero_core.data.converters.conversion import Conversion, Item, Options, remapping, split_of
-from seghiero_core.data.converters.image_files import ImageFolder, folders_named, masks_below
+from seghiero_core.data.converters.conversion import Conversion, Options
+from seghiero_core.data.converters.image_files import ImageFolder, folders_named, items_of_masks
 from seghiero_core.errors import DataError, UsageError
 from seghiero_core.hierarchy.presets import read_preset
 
@@ -36,15 +36,7 @@ def read_ade20k(source: Path, options: Options) -> Conversion:
     _check_names(root / "objectInfo150.txt", labels)
     images = ImageFolder(options.images or root / "images", option=options.images is not None)
     table = {0: _IGNORE} | {value: value for value in labels}
-    items, faults = [], []
-    for mask in masks_below(folders[0]):
-        try:
-            image = images.find_stem(mask.stem, mask)
-        except DataError as error:
-            faults.append(error)
-        else:
-            split = split_of(mask.relative_to(root).parent) or "train"
-            items.append(Item(mask.stem, split, image, remapping(mask, table), mask))
+    items, faults = items_of_masks(folders[0], root, images, table)
     return Conversion(items, {"preset": _PRESET, "ignore": _IGNORE}, faults)
 
 

@@ -117,7 +117,7 @@ def unique_names(named: Iterable[tuple[Any, str]]) -> list[str]:
         The names without repeats, in order; numbers as text.
 
     Raises:
-        DataError: When a name is empty, or is no text.
+        DataError: When a name is empty or not text.
     """
     names: dict[str, None] = {}
     for name, where in named:
@@ -136,7 +136,7 @@ def checked_name(name: Any, where: str) -> str:
         The name as text.
 
     Raises:
-        DataError: When it is empty, or is no text.
+        DataError: When it is empty or not text.
     """
     text = str(name) if isinstance(name, int) and not isinstance(name, bool) else name
     if not isinstance(text, str) or not text.strip() or not _is_unicode(text):

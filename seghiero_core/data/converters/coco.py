@@ -72,7 +72,7 @@ def read_coco(source: Path, options: Options) -> Conversion:
     has_segments = any(file.segments for file in files)
     is_stuff = all(file.path.name.startswith("stuff") for file in files)
     used = _used_names(files)
-    # A category that is only a group of others, as in Roboflow's exports, is no label.
+    # A category that is only a group of others, as in Roboflow's exports, isn't a label.
     names = list(dict.fromkeys(name for file in files for name in file.names.values()))
     names = [name for name in names if name in used or name not in parents.values()]
     unlabeled = UNLABELED_IGNORED if has_segments or is_stuff else BACKGROUND

@@ -11,8 +11,8 @@ import numpy as np
 
 from seghiero_core.data.coco import CROWDS, OBJECTS, UNLABELED
 from seghiero_core.data.converters.classes import NamedClasses
-from seghiero_core.data.converters.conversion import Conversion, Item, Options, get, remapping, split_of
-from seghiero_core.data.converters.image_files import ImageFolder, folders_named, masks_below
+from seghiero_core.data.converters.conversion import Conversion, Options, get
+from seghiero_core.data.converters.image_files import ImageFolder, folders_named, items_of_masks
 from seghiero_core.data.images import open_image
 from seghiero_core.errors import DataError, UsageError
 from seghiero_core.hierarchy.presets import read_preset
@@ -80,13 +80,5 @@ def read_stuff(source: Path, options: Options) -> Conversion:
         raise UsageError("--config and --unlabeled have no effect on stuffthingmaps, whose classes are known.")
     table = {value: value for value in read_preset(_STUFF)["labels"]} | {_IGNORE: _IGNORE}
     images = ImageFolder(options.images or source, [options.out, *folders], option=options.images is not None)
-    items, faults = [], []
-    for mask in masks_below(folders[0]):
-        try:
-            image = images.find_stem(mask.stem, mask)
-        except DataError as error:
-            faults.append(error)
-        else:
-            split = split_of(mask.relative_to(folders[0]).parent) or "train"
-            items.append(Item(mask.stem, split, image, remapping(mask, table), mask))
+    items, faults = items_of_masks(folders[0], folders[0], images, table)
     return Conversion(items, {"preset": _STUFF}, faults)

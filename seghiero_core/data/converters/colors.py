@@ -28,7 +28,7 @@ def read_colors(source: Path, options: Options) -> Conversion:
         The masks, with the classes of `options`.
 
     Raises:
-        UsageError: When there are no classes, no colors or no masks.
+        UsageError: When classes, colors or masks are missing.
     """
     if options.classes is None:
         raise UsageError("colors needs the classes and their colors: add --config CFG.")

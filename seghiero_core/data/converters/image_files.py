@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from seghiero_core.data.converters.conversion import split_of
+from seghiero_core.data.converters.conversion import Item, remapping, split_of
 from seghiero_core.data.faults import FileError
 from seghiero_core.data.pairing import IMAGE_EXTENSIONS, MASK_EXTENSIONS, files_below
 from seghiero_core.errors import DataError, UsageError
@@ -160,3 +160,29 @@ def folders_named(source: Path, *names: str, without: Path | None = None) -> lis
             if name not in names and not name.startswith(".") and (without is None or Path(here, name) != without)
         )
     return sorted(found)
+
+
+def items_of_masks(
+    folder: Path, root: Path, images: ImageFolder, table: Mapping[int, int]
+) -> tuple[list[Item], list[DataError]]:
+    """Make the items of masks whose images have the same names.
+
+    Args:
+        folder: Where the masks are.
+        root: The folder whose sub-folders name the splits; masks in others are for training.
+        images: Where the images are.
+        table: The new value of each mask value.
+
+    Returns:
+        The items, and the faults of masks without an image.
+    """
+    items, faults = [], []
+    for mask in masks_below(folder):
+        try:
+            image = images.find_stem(mask.stem, mask)
+        except DataError as error:
+            faults.append(error)
+        else:
+            split = split_of(mask.relative_to(root).parent) or "train"
+            items.append(Item(mask.stem, split, image, remapping(mask, table), mask))
+    return items, faults

@@ -46,7 +46,7 @@ def read_supervisely(source: Path, options: Options) -> Conversion:
         The images. Data sets called train and val, or else tags of these names, are the splits.
 
     Raises:
-        UsageError: When there are no annotations.
+        UsageError: When annotations are missing.
         DataError: When meta.json is damaged.
     """
     meta = source if source.is_file() else source / "meta.json"
