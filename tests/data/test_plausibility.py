@@ -121,6 +121,9 @@ def test_the_same_images_in_two_splits(tmp_path):
     def split(folder, names):
         return found((5, 5), names=names, folder=folder)
 
+    (tmp_path / "a").mkdir()
+    for name in ("1.png", "2.png", "3.png"):
+        (tmp_path / "a" / name).touch()
     (tmp_path / "link").symlink_to(tmp_path / "a", target_is_directory=True)
     texts = warnings_of(
         split(tmp_path / "a", ("1.png", "2.png")),
