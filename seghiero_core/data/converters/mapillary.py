@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from seghiero_core.data.converters.classes import IGNORE, checked_name, tree_of
-from seghiero_core.data.converters.conversion import Conversion, Item, Options, get, load_json, remapping, split_of
-from seghiero_core.data.converters.image_files import ImageFolder, masks_below
+from seghiero_core.data.converters.conversion import Conversion, Options, get, load_json
+from seghiero_core.data.converters.image_files import ImageFolder, items_of_masks
 from seghiero_core.errors import DataError, UsageError
 from seghiero_core.hierarchy.presets import read_preset
 
@@ -44,13 +44,9 @@ def read_mapillary(source: Path, options: Options) -> Conversion:
         if folder is None:
             raise UsageError(f"{folders[0]} is missing; extract the labels there, as published.")
         images = ImageFolder(options.images or root / split / "images", option=options.images is not None)
-        for mask in masks_below(folder):
-            try:
-                image = images.find_stem(mask.stem, mask)
-            except DataError as error:
-                faults.append(error)
-            else:
-                items.append(Item(mask.stem, split_of(split) or "train", image, remapping(mask, table), mask))
+        found, missing = items_of_masks(folder, root, images, table)
+        items += found
+        faults += missing
     return Conversion(items, classes, faults)
 
 
