@@ -25,6 +25,8 @@ class LossEntry:
             single ratio of each level's number to that of the next finer level.
         class_weight: Whether it takes weights of the leaves.
         sets: Whether it can use labels that are sets of leaves.
+        bands: How it is computed band by band (see `losses.bands`): "pixels" if it is a sum over pixels, "sums" if it
+            follows from sums over pixels, by the functions NAME_sums and NAME_of_sums; None if it needs whole logits.
     """
 
     module: str
@@ -33,35 +35,38 @@ class LossEntry:
     options: Mapping[str, Any] = field(default_factory=dict)
     class_weight: bool = False
     sets: bool = False
+    bands: str | None = None
 
     def load(self, name: str) -> Callable[..., Any]:
         """Import the function, and torch with it.
 
         Args:
-            name: The loss's key in `LOSSES`.
+            name: The loss's key in `LOSSES`, or the name of another function of its module.
 
         Returns:
-            The loss function.
+            The function.
         """
         return getattr(importlib.import_module(f"seghiero_core.losses.{self.module}"), name)
 
 
 LOSSES: dict[str, LossEntry] = {
-    "leaf_cross_entropy": LossEntry("cross_entropy", "leaves", class_weight=True),
-    "level_cross_entropy": LossEntry("cross_entropy", "nodes", "levels", {"level_weights": None}, class_weight=True),
-    "marginal_cross_entropy": LossEntry(
-        "marginal", "leaves", None, {"level_weights": None}, class_weight=True, sets=True
+    "leaf_cross_entropy": LossEntry("cross_entropy", "leaves", class_weight=True, bands="pixels"),
+    "level_cross_entropy": LossEntry(
+        "cross_entropy", "nodes", "levels", {"level_weights": None}, class_weight=True, bands="pixels"
     ),
-    "tree_wasserstein": LossEntry("wasserstein", "leaves", class_weight=True, sets=True),
-    "conditional_cross_entropy": LossEntry("cross_entropy", "nodes", "siblings", class_weight=True),
-    "node_bce": LossEntry("nodes", "nodes", "sigmoid", class_weight=True),
-    "tree_min": LossEntry("nodes", "nodes", "sigmoid", class_weight=True),
-    "focal_tree_min": LossEntry("nodes", "nodes", "sigmoid", {"gamma": 2.0}, class_weight=True),
+    "marginal_cross_entropy": LossEntry(
+        "marginal", "leaves", None, {"level_weights": None}, class_weight=True, sets=True, bands="pixels"
+    ),
+    "tree_wasserstein": LossEntry("wasserstein", "leaves", class_weight=True, sets=True, bands="pixels"),
+    "conditional_cross_entropy": LossEntry("cross_entropy", "nodes", "siblings", class_weight=True, bands="pixels"),
+    "node_bce": LossEntry("nodes", "nodes", "sigmoid", class_weight=True, bands="pixels"),
+    "tree_min": LossEntry("nodes", "nodes", "sigmoid", class_weight=True, bands="pixels"),
+    "focal_tree_min": LossEntry("nodes", "nodes", "sigmoid", {"gamma": 2.0}, class_weight=True, bands="pixels"),
     "tree_rules": LossEntry("rules", "nodes", "sigmoid", {"q": 5.0}, class_weight=True),
     "tree_triplet": LossEntry("triplet", "embedding", None, {"margin": 0.1, "scale": 1.0, "samples": 512}),
-    "dice": LossEntry("regions", "leaves", None, {"smooth": 1.0}),
+    "dice": LossEntry("regions", "leaves", None, {"smooth": 1.0}, bands="sums"),
     "lovasz": LossEntry("regions", "leaves"),
-    "focal": LossEntry("regions", "leaves", None, {"gamma": 2.0}, class_weight=True),
+    "focal": LossEntry("regions", "leaves", None, {"gamma": 2.0}, class_weight=True, bands="pixels"),
     "region_mutual_information": LossEntry("mutual_information", "leaves", None, {"pool": 4, "radius": 3}),
 }
 

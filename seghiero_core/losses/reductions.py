@@ -81,7 +81,7 @@ def label_counts(target: Tensor, hierarchy: Hierarchy, *, ignore_index: int = IG
     """Count the pixels of each label in each image.
 
     Args:
-        target: B,H,W of labels or `ignore_index`, int64.
+        target: B,H,W of labels or `ignore_index`.
         hierarchy: The class tree, with N nodes and S sets.
         ignore_index: Target value of the pixels that do not count.
 
@@ -90,15 +90,15 @@ def label_counts(target: Tensor, hierarchy: Hierarchy, *, ignore_index: int = IG
         are the `counts` of a loss.
     """
     ignored = len(hierarchy.label_nodes)
-    return _count(target.where(target != ignore_index, ignored), ignored + 1)
+    return _count(target.long().where(target != ignore_index, ignored), ignored + 1)
 
 
-def whole_step(counts: Tensor | None, label: Tensor, hierarchy: Hierarchy, *, sets: bool = False) -> Tensor:
+def whole_step(counts: Tensor | None, label: Tensor | None, hierarchy: Hierarchy, *, sets: bool = False) -> Tensor:
     """Return the label counts of the whole step, as a loss needs them.
 
     Args:
         counts: I,N+S+1 of the I images of the step, as from `label_counts`; None where `label` is the whole step.
-        label: B,H,W of indices from 0 to N, or N+S with `sets`; the last is ignored.
+        label: B,H,W of indices from 0 to N, or N+S with `sets`; the last is ignored. Not needed with `counts`.
         hierarchy: The class tree, with N nodes and S sets.
         sets: Whether the loss uses labels that are sets. If not, they count as their lowest common ancestor, or as
             ignored where that is the root.

@@ -14,6 +14,7 @@ from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.losses.inputs import check_inputs
 from seghiero_core.losses.reductions import (
     images_with,
+    label_counts,
     labels,
     leaf_weights,
     masked_mean,
@@ -73,12 +74,54 @@ def dice(
         >>> dice(logits.repeat(2, 1, 1, 1), torch.cat([target, only_sky]), hierarchy, smooth=0.0)  # their mean
         tensor(0.5500)
     """
+    sums = dice_sums(logits, target, hierarchy, ignore_index=ignore_index, validate=validate)
+    if counts is None:
+        counts = label_counts(target, hierarchy, ignore_index=ignore_index)
+    return dice_of_sums(*sums, hierarchy, smooth=smooth, counts=counts)
+
+
+def dice_sums(
+    logits: Tensor, target: Tensor, hierarchy: Hierarchy, *, ignore_index: int = IGNORE_INDEX, validate: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute what the Dice loss sums over pixels; the sums of some rows add up to those of all.
+
+    Args:
+        logits: As for `dice`, B,C,H,W.
+        target: B,H,W of node indices or `ignore_index`.
+        hierarchy: The class tree, with K leaves.
+        ignore_index: Target value of the pixels that do not count.
+        validate: Whether to check the target's values; on a GPU this synchronizes.
+
+    Returns:
+        sum(p y), sum(p) and sum(y) of each leaf in each image, B,K.
+
+    Raises:
+        ValueError: When a shape, the number of channels or a target value is wrong.
+    """
     logits, target = check_inputs(logits, target, hierarchy, "leaves", ignore_index=ignore_index, validate=validate)
     label, leaves = labels(target, tree_tensors(hierarchy, logits.device), ignore_index), logits.shape[1]
     overlap, total = _Overlaps.apply(widen(logits), label.clamp(max=leaves))
-    size = whole_step(None, label, hierarchy)[:, :leaves].to(total)
+    return overlap, total, whole_step(None, label, hierarchy)[:, :leaves].to(total)
+
+
+def dice_of_sums(
+    overlap: Tensor, total: Tensor, size: Tensor, hierarchy: Hierarchy, *, counts: Tensor, smooth: float = 1.0
+) -> Tensor:
+    """Compute the Dice loss from what `dice_sums` returned for all rows.
+
+    Args:
+        overlap: B,K of sum(p y).
+        total: B,K of sum(p).
+        size: B,K of sum(y).
+        hierarchy: The class tree, with K leaves.
+        counts: As for `dice`, I,N+S+1.
+        smooth: Pixels added to both sides of the fraction, at least 0.
+
+    Returns:
+        Scalar loss.
+    """
     score = (2 * overlap + smooth) / (total + size + smooth).clamp(min=1e-12)
-    images = images_with(whole_step(counts, label, hierarchy)[:, :leaves])
+    images = images_with(whole_step(counts, None, hierarchy)[:, : len(hierarchy.leaves)])
     return masked_mean(1 - score, (size > 0).to(score)).sum() / images
 
 
