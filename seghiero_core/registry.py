@@ -21,6 +21,7 @@ Channels = tuple[int, int, int, int]  # of C1, C2, C3, C4
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and std of R, G, B in 0..1
 Rate = Annotated[float, Ge(0), Lt(1)]  # an option that is a probability of dropping something
 
+NECK = "neck."  # layers that a backbone adds to its published network: they always learn, at the rate of the head
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _GIVEN_BY_MODEL = ("output_stride", "embedding")  # keywords of a head's builder that are not options of the YAML
@@ -33,7 +34,7 @@ class BackboneEntry:
     Attributes:
         name: Its type in the YAML.
         build: The builder, `build(variant, **options) -> nn.Module`.
-        variants: The channels of each variant.
+        variants: The channels of each variant. Tables that look names up (timm's) list none.
         selector: The YAML key that chooses a variant: "depth" or "variant".
         default: The variant that is built if the YAML names none.
         source: Where the implementation comes from.

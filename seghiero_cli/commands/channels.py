@@ -18,7 +18,7 @@ EXAMPLE = "Example: seghiero channels convnext --variant tiny --verify"
 
 
 def channels(
-    type_: Annotated[str | None, typer.Argument(metavar="TYPE", help="A backbone. Default: all.")] = None,
+    type_: Annotated[str | None, typer.Argument(metavar="TYPE", help="A backbone. Default: all but timm's.")] = None,
     depth: Annotated[str | None, typer.Option(help="Only this depth.")] = None,
     variant: Annotated[str | None, typer.Option(help="Only this variant.")] = None,
     config: Annotated[Path | None, typer.Option(help="Use the backbone of this config.")] = None,
@@ -84,7 +84,7 @@ def _matching(depth: str | None, variant: str | None) -> list[BackboneEntry]:
     """Return the backbones with that depth or variant; all if neither is given. Raises UsageError if none match."""
     from seghiero_core.registry import BACKBONES
 
-    entries = [BACKBONES.get(name) for name in BACKBONES.names()]
+    entries = [entry for entry in map(BACKBONES.get, BACKBONES.names()) if entry.variants]
     given = {selector: name for selector, name in (("depth", depth), ("variant", variant)) if name is not None}
     if len(given) > 1:
         raise UsageError("channels: no backbone has both a depth and a variant; give either --depth or --variant.")
@@ -93,7 +93,8 @@ def _matching(depth: str | None, variant: str | None) -> list[BackboneEntry]:
         known = [each for entry in entries for each in entry.variants]
         if name not in known:
             raise UsageError(
-                f"channels: no backbone has {selector} '{name}'.{nearest(name, known)} Known: {', '.join(known)}."
+                f"channels: no backbone has {selector} '{name}'.{nearest(name, known)} Known: {', '.join(known)}. "
+                "For models of timm: `seghiero channels timm --variant NAME`."
             )
         entries = [entry for entry in entries if name in entry.variants]
     return entries
@@ -105,6 +106,8 @@ def _chosen(entry: BackboneEntry, depth: str | None, variant: str | None) -> lis
     for other, value in given.items():
         if value is not None:
             raise UsageError(f"channels: {entry.name} has no {other}; use --{entry.selector}.")
+    if name is None and not entry.variants:
+        raise UsageError(f"channels: {entry.name} has many {entry.selector}s; choose one with --{entry.selector}.")
     if name is None:
         return list(entry.variants)
     entry.check_variant(name)

@@ -5,22 +5,25 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from seghiero_core.registry import NECK
+
 STAGES = 4
 """Stages of every backbone."""
 
 
-def backbone_stages(backbone: nn.Module) -> dict[str, int]:
+def backbone_stages(backbone: nn.Module, channels: int = 3) -> dict[str, int]:
     """Find the stage of every parameter of a backbone: the first of C1 to C4 that depends on it.
 
     The stages are read off the graph of a forward pass, so this works for any backbone that keeps the contract,
     whatever its modules are called. The stem belongs to stage 1; a parameter that no feature map depends on
-    counts as stage 4.
+    counts as stage 4. A neck, the layers that a backbone adds to its published network, is behind all stages.
 
     Args:
-        backbone: A module that maps B,3,H,W to [C1, C2, C3, C4]. It is left as it was.
+        backbone: A module that maps B,N,H,W to [C1, C2, C3, C4]. It is left as it was.
+        channels: N, the channels of its images.
 
     Returns:
-        The stage, 1 to 4, by parameter name.
+        The stage, 1 to 4, by parameter name; 5 for the neck.
     """
     training = {module: module.training for module in backbone.modules()}
     requires_grad = {parameter: parameter.requires_grad for parameter in backbone.parameters()}
@@ -28,7 +31,7 @@ def backbone_stages(backbone: nn.Module) -> dict[str, int]:
     names, parameters = zip(*backbone.named_parameters(), strict=True)
     stages = dict.fromkeys(names, STAGES)
     with torch.enable_grad():
-        maps = backbone(parameters[0].new_zeros(1, 3, 64, 64))
+        maps = backbone(parameters[0].new_zeros(1, channels, 64, 64))
         for stage in range(STAGES, 0, -1):
             gradients = torch.autograd.grad(maps[stage - 1].sum(), parameters, retain_graph=True, allow_unused=True)
             stages |= {name: stage for name, g in zip(names, gradients, strict=True) if g is not None}
@@ -36,22 +39,23 @@ def backbone_stages(backbone: nn.Module) -> dict[str, int]:
         module.training = value
     for parameter, value in requires_grad.items():
         parameter.requires_grad_(value)
-    return stages
+    return stages | {name: STAGES + 1 for name in names if name.startswith(NECK)}
 
 
 def freeze(model: nn.Module, how: int | str) -> None:
-    """Freeze the backbone of a model, or its first stages.
+    """Freeze the backbone of a model, or its first stages. Its neck learns, as it has no published weights.
 
     Args:
         model: A model with a `backbone`.
         how: "backbone", or the number of stages, 0 to 4.
     """
     if how == "backbone":
-        model.backbone.requires_grad_(False)
-    elif how:
-        stages = backbone_stages(model.backbone)
         for name, parameter in model.backbone.named_parameters():
-            parameter.requires_grad_(stages[name] > how)
+            parameter.requires_grad_(parameter.requires_grad and name.startswith(NECK))
+    elif how:
+        stages = backbone_stages(model.backbone, model.mean.numel())
+        for name, parameter in model.backbone.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and stages[name] > how)
 
 
 def set_training_mode(model: nn.Module, *, freeze_norm: bool) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from seghiero_core.config.schema import TrainingConfig
+from seghiero_core.registry import NECK
 from seghiero_core.training.freezing import STAGES, backbone_stages
 
 _SGD_MOMENTUM = 0.9
@@ -22,7 +23,7 @@ def make_optimizer(model: nn.Module, training: TrainingConfig, *, pretrained: bo
     times the rate of the next (layer-wise decay, Clark et al. 2020, ELECTRA, with stages for layers).
 
     Args:
-        model: A model; parameters whose names start with "backbone." are those of the backbone.
+        model: A model; parameters whose names start with "backbone." are those of the backbone, except for its neck.
         training: The section of the config.
         pretrained: Whether the backbone starts from loaded weights.
 
@@ -30,11 +31,11 @@ def make_optimizer(model: nn.Module, training: TrainingConfig, *, pretrained: bo
         The optimizer. Each group has its peak learning rate as `peak_lr`.
     """
     backbone_lr = training.backbone_lr or training.lr * (0.1 if pretrained else 1.0)
-    stages = backbone_stages(model.backbone) if training.layer_decay < 1 else {}
+    stages = backbone_stages(model.backbone, model.mean.numel()) if training.layer_decay < 1 else {}
     members: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            in_backbone = name.startswith("backbone.")
+            in_backbone = name.startswith("backbone.") and not name.startswith(f"backbone.{NECK}")
             stage = stages.get(name.removeprefix("backbone."), STAGES) if in_backbone else STAGES + 1
             members.setdefault((stage, parameter.ndim <= 1), []).append(parameter)
     groups = []

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from seghiero_core.errors import WeightsError
+from seghiero_core.registry import NECK
 from seghiero_core.weights.key_layouts import LAYOUTS, Layout
 
 if TYPE_CHECKING:
@@ -107,9 +108,9 @@ class _Match:
 def _wrappers(own: Mapping[str, Tensor]) -> list[str]:
     """Return the starts of the backbone's names that a file may lack.
 
-    A network that is kept as `self.net` has `net.stem.weight` where the file has `stem.weight`.
+    A network that is kept as `self.net` has `net.stem.weight` where the file has `stem.weight`; a neck isn't published.
     """
-    first_parts = {f"{key.partition('.')[0]}." for key in own}
+    first_parts = {f"{key.partition('.')[0]}." for key in own} - {NECK}
     if len(first_parts) == 1:
         return ["", *first_parts]
     return [""]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from seghiero_core.errors import WeightsError, nearest, shorten
 from seghiero_core.events import Notify, ignore_events
-from seghiero_core.registry import BackboneEntry, Statistics
-from seghiero_core.weights.files import read_statistics, read_weights
+from seghiero_core.registry import NECK, BackboneEntry, Statistics
+from seghiero_core.weights.files import checkpoint_folder, read_statistics, read_weights
 from seghiero_core.weights.hub import fetch_file, hub_repository
 from seghiero_core.weights.key_translation import Translated, translate
 
@@ -105,17 +105,18 @@ def pretrained_statistics(entry: BackboneEntry, variant: str, pretrained: bool |
         pretrained: As for `resolve_tag`.
 
     Returns:
-        (mean, std), each three floats (R, G, B in 0..1): those of the tag or the path, else the family's.
+        (mean, std), each three floats (R, G, B in 0..1): those of the tag or the path; else those of the variant's
+        default tag for a path, and the family's for none.
 
     Raises:
         WeightsError: If `resolve_tag` raises it, or a file beside the weights can't be read.
     """
     tag = resolve_tag(entry, variant, pretrained)
-    if tag:
-        return entry.tag_statistics.get(tag, entry.statistics)
-    if pretrained:
-        return read_statistics(Path(str(pretrained))) or entry.statistics
-    return entry.statistics
+    if tag is None and pretrained:
+        if found := read_statistics(Path(str(pretrained))):
+            return found
+        tag = next(iter(entry.weights.get(variant, ())), None)
+    return entry.tag_statistics.get(tag, entry.statistics) if tag else entry.statistics
 
 
 def load_pretrained(
@@ -146,12 +147,32 @@ def load_pretrained(
     path = Path(str(pretrained)) if tag is None else fetch_file(hub_repository(tag), notify=notify)
     source = tag or str(path)
     backbone_name = f"{entry.name} {variant}"
-    report, translated = match_backbone(backbone, read_weights(path), source, backbone_name)
+    state: Mapping[str, Tensor] = read_weights(path)
+    converts = hasattr(backbone, "convert_weights") and checkpoint_folder(path) is None
+    if converts:
+        state = _convert(backbone, state, source, backbone_name)
+    report, translated = match_backbone(backbone, state, source, backbone_name)
+    if converts and (layers := backbone.foreign_layers(translated.unmatched.values())):
+        raise WeightsError(
+            f"{source}: has layers that {backbone_name} lacks ({shorten(layers)}), so these are weights of another one."
+        )
     if other := _find_deeper_variant(backbone, entry, variant, translated.unmatched.values()):
         raise WeightsError(f"{source}: these are weights of {entry.name} {other}, not of {backbone_name}.")
     backbone.load_state_dict({name: value for name, (_, value) in translated.tensors.items()}, strict=False)
     notify(report.event())
     return report
+
+
+def _convert(backbone: nn.Module, state: Mapping[str, Tensor], source: str, backbone_name: str) -> Mapping[str, Tensor]:
+    """Convert a file's tensors by the backbone's own method, which may fail at those of another network."""
+    try:
+        return backbone.convert_weights(state)
+    except Exception as error:  # of any class
+        reason = shorten(str(error).strip().splitlines()[:1]) or type(error).__name__
+        raise WeightsError(
+            f"{source}: can't be converted to weights of {backbone_name} ({type(error).__name__}: {reason}); these may "
+            "be weights of another network."
+        ) from None
 
 
 def match_backbone(
@@ -178,7 +199,7 @@ def match_backbone(
         raise WeightsError(f"{source}: {error}") from None
     for name, (key, value) in translated.tensors.items():
         validate_tensor(value, own[name], key, source, backbone_name)
-    sizes = {name: parameter.numel() for name, parameter in backbone.named_parameters()}
+    sizes = {name: p.numel() for name, p in backbone.named_parameters() if not name.startswith(NECK)}
     coverage = sum(size for name, size in sizes.items() if name in translated.tensors) / sum(sizes.values())
     # A file may lack BatchNorm's counters, which are never used.
     missing = tuple(n for n in own if n not in translated.tensors and not n.endswith("num_batches_tracked"))

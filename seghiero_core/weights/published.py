@@ -85,9 +85,9 @@ def select_weights(names: Sequence[str]) -> list[PublishedWeights]:
     """Find the weights that some names refer to.
 
     Args:
-        names: Each a type ("resnet"), a type and variant ("resnet:50"), a published tag, a hub name ("owner/name",
-            taken as a whole model unless it is a tag) or the path of a config. Empty: the default weights of every
-            backbone.
+        names: Each a type ("resnet"), a type and variant ("resnet:50"), with a tag ("resnet:50.a1_in1k"), a published
+            tag, a hub name ("owner/name", taken as a whole model unless it is a tag) or the path of a config. Empty:
+            the default weights of every backbone that lists its variants.
 
     Returns:
         The weights, without duplicates.
@@ -95,7 +95,8 @@ def select_weights(names: Sequence[str]) -> list[PublishedWeights]:
     Raises:
         UsageError: If a name is none of these.
     """
-    found = [weights for name in names or BACKBONES.names() for weights in _weights_of_name(name)]
+    families = [name for name in BACKBONES.names() if BACKBONES.get(name).variants]  # timm's are too many to list
+    found = [weights for name in names or families for weights in _weights_of_name(name)]
     return list(dict.fromkeys(found))
 
 
@@ -119,8 +120,12 @@ def _weights_of_name(name: str) -> list[PublishedWeights]:
             "`seghiero list-backbones --json` lists their tags."
         )
     entry = BACKBONES.get(kind)
-    variants = [entry.check_variant(variant)] if colon else [v for v in entry.variants if entry.weights.get(v)]
-    return [_weights_of_variant(entry, each, True) for each in variants]
+    if colon:
+        variant, _, tag = variant.partition(".")
+        return [_weights_of_variant(entry, entry.check_variant(variant), tag or True)]
+    if not entry.variants:
+        raise UsageError(f"'{name}' has many {entry.selector}s; name one, such as {name}:{entry.default}.")
+    return [_weights_of_variant(entry, each, True) for each in entry.variants if entry.weights.get(each)]
 
 
 def _weights_of_variant(entry: BackboneEntry, variant: str, pretrained: bool | str) -> PublishedWeights:

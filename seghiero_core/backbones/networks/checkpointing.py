@@ -1,4 +1,4 @@
-"""Gradient checkpointing of one block: the backward pass recomputes its activations instead of storing them."""
+"""Gradient checkpointing: the backward pass recomputes activations instead of storing them."""
 
 from __future__ import annotations
 
@@ -40,3 +40,37 @@ def _frozen_statistics(block: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, batches) in zip(norms, kept, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, batches
+
+
+class CountedOnce:
+    """Lets the BatchNorms of a network count a batch once, though checkpoints inside the network recompute it.
+
+    Use it as a context manager around each forward pass of the network: what runs outside recomputes.
+
+    Args:
+        network: The network.
+    """
+
+    def __init__(self, network: nn.Module):
+        self.running = False
+        self.kept: dict[nn.Module, tuple[float | None, Any]] = {}
+        for norm in network.modules():
+            if isinstance(norm, _BatchNorm) and norm.track_running_stats:
+                norm.register_forward_pre_hook(self._freeze)
+                # Always called: a checkpoint ends its recomputation by an error, as soon as it has what it needs.
+                norm.register_forward_hook(self._restore, always_call=True)
+
+    def __enter__(self) -> None:
+        self.running = True
+
+    def __exit__(self, *_: object) -> None:
+        self.running = False
+
+    def _freeze(self, norm: nn.Module, _: Any) -> None:
+        if not self.running:
+            self.kept[norm] = (norm.momentum, norm.num_batches_tracked)
+            norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
+
+    def _restore(self, norm: nn.Module, *_: Any) -> None:
+        if norm in self.kept:
+            norm.momentum, norm.num_batches_tracked = self.kept.pop(norm)
