@@ -28,6 +28,20 @@ Urls = Annotated[str | list[str], URL_OR_PATH]
 """An option of one or more URLs or paths; the paths are relative to the root."""
 
 
+class Bands(NamedTuple):
+    """How images are read that aren't 8-bit RGB: the keys of `dataset`.
+
+    Attributes:
+        channels: The number of bands of every image.
+        nodata: The value that all bands of a pixel have where there is no data; None for none.
+        rgb: The positions of red, green and blue; empty for none.
+    """
+
+    channels: int
+    nodata: float | None = None
+    rgb: tuple[int, ...] = ()
+
+
 class Inspection(NamedTuple):
     """What a check finds in one sample.
 
@@ -36,7 +50,7 @@ class Inspection(NamedTuple):
         mask: H,W label values; None where they weren't decoded.
         turned: Whether image and mask have different EXIF orientations, although the sizes fit either way.
         peak: The greatest value of a 16-bit image; None for others, or where it wasn't decoded.
-        mean: The mean red, green and blue of the image, 0..255; None where it wasn't decoded.
+        mean: The mean red, green and blue of the image, 0..255; None for `Bands`, or where it wasn't decoded.
         digest: A hash of the image as it is stored, equal for equal images; None where it wasn't decoded.
     """
 
@@ -74,7 +88,8 @@ class Reader(ABC):
             index: Its position, from 0.
 
         Returns:
-            The image, H,W,3 uint8 RGB; the mask, H,W label values of any integer dtype; and a name that no other sample
+            The image, H,W,3 uint8 RGB, or what `dataset.channels` asks for: H,W,C uint8 or float32 in stored units,
+            NaN where there is no data; the mask, H,W label values of any integer dtype; and a name that no other sample
             of the reader has.
         """
 
@@ -121,7 +136,8 @@ class Reader(ABC):
             The content and the extension, such as ".png", of both.
         """
         image, mask, _ = self.read(index)
-        return (as_png(image), ".png"), (as_png(mask), ".png")
+        is_rgb = image.dtype == "uint8" and image.shape[2] == 3
+        return (as_png(image), ".png") if is_rgb else (as_npy(image), ".npy"), (as_png(mask), ".png")
 
     def inspect(self, index: int, *, decode: bool) -> Inspection:
         """Check a sample, if possible faster than by reading it. A difference in size is found by the caller, too.
@@ -136,9 +152,9 @@ class Reader(ABC):
         if not decode:
             return Inspection(self.size(index))
         image, mask, _ = self.read(index)
-        red, green, blue = image.mean(axis=(0, 1)).tolist()
+        mean = tuple(image.mean(axis=(0, 1)).tolist()) if image.shape[2] == 3 else None
         digest = hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest()
-        return Inspection(image.shape[:2], mask, mean=(red, green, blue), digest=digest)
+        return Inspection(image.shape[:2], mask, mean=mean, digest=digest)
 
     def stamp(self, index: int) -> str | None:
         """Return a text that changes whenever the sample does, so that what was found in it need not be found again.
@@ -177,13 +193,30 @@ def as_png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def as_npy(pixels: np.ndarray) -> bytes:
+    """Save an image as numpy does.
+
+    Args:
+        pixels: H,W,C of any dtype.
+
+    Returns:
+        An .npy file.
+    """
+    import numpy as np
+
+    file = io.BytesIO()
+    np.save(file, pixels, allow_pickle=False)
+    return file.getvalue()
+
+
 @dataclass(frozen=True)
 class ReaderEntry:
     """What is known about a type of data set without reading one.
 
     Attributes:
         name: Its `dataset.type`.
-        build: The builder, `build(key, **options) -> Reader`, where `key` is such as "dataset.train", for messages.
+        build: The builder, `build(key, **options) -> Reader`, where `key` is such as "dataset.train", for messages. One
+            with a second positional parameter also gets the `Bands` to read, None for 8-bit RGB.
         form: How a split is written, for messages.
         short: The keys of a split that a string stands for; None where a split can't be a string.
         options: The keys of a split, by name.
@@ -195,6 +228,21 @@ class ReaderEntry:
     short: Callable[[str], Mapping[str, Any]] | None
     options: Mapping[str, inspect.Parameter]
 
+    def open(self, key: str, bands: Bands | None, options: Mapping[str, Any]) -> Reader:
+        """Build a reader of one split.
+
+        Args:
+            key: Where the split is in the config, for messages.
+            bands: How to read the images; None for 8-bit RGB.
+            options: The options of the builder.
+
+        Returns:
+            The reader.
+        """
+        parameters = inspect.signature(self.build).parameters.values()
+        takes_bands = sum(each.kind is not inspect.Parameter.KEYWORD_ONLY for each in parameters) > 1
+        return self.build(key, bands, **options) if takes_bands else self.build(key, **options)
+
 
 READERS = Registry("reader", "seghiero_core.data.readers")
 
@@ -202,7 +250,7 @@ READERS = Registry("reader", "seghiero_core.data.readers")
 def register_reader(
     name: str, *, form: str = "", short: Callable[[str], Mapping[str, Any]] | None = None
 ) -> Callable[[Callable[..., Reader]], Callable[..., Reader]]:
-    """Register `build(key, *, options...) -> Reader` as a type of data set.
+    """Register a builder, `build(key, *, options...)` or `build(key, bands, *, options...)`, as a type of data set.
 
     Options annotated as `Path`, `HubOrPath` or `Urls` are relative to the root of the data set or source.
 

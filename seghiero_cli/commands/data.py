@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +10,7 @@ import typer
 
 from seghiero_cli import console
 from seghiero_cli.commands import data_check, data_convert, data_pack, data_split
+from seghiero_cli.progress import Progress
 from seghiero_cli.tables import format_share
 
 if TYPE_CHECKING:
@@ -63,6 +64,9 @@ def stats(cfg: Cfg, as_json: Json = False) -> None:
         console.result("only X: pixels labeled X itself, not one of its classes.")
     if sets:
         console.result("A or B: pixels that may be any of these; at levels where all share a class, they count for it.")
+    if "mean" in document:
+        console.result("Of each band of the training images, for the section `dataset`:")
+        console.result(f"  mean: {_per_band(document['mean'])}\n  std: {_per_band(document['std'])}")
     console.result(f"weight: in the loss, with loss.class_weights: {' or '.join(weights)}.")
     for name, column in columns_of.items():
         console.result(f"{name}: {data_check.summary(column)}")
@@ -84,9 +88,10 @@ def preview(
     """Draw samples with their labels at every level."""
     from seghiero_core.atomic import check_writable, make_folder
     from seghiero_core.config.loading import load_config
+    from seghiero_core.config.readers import REQUIRED_SPLITS
     from seghiero_core.data.overview import preview as draw
 
-    picture = draw(load_config(cfg), split, count, augmented=augmented)
+    picture = draw(load_config(cfg, required=REQUIRED_SPLITS), split, count, augmented=augmented)
     make_folder(out.parent)
     check_writable(out.parent)
     picture.save(out)
@@ -101,12 +106,22 @@ app.command("convert", epilog=data_convert.EXAMPLE)(data_convert.convert)
 def _stats(cfg: Path) -> tuple[Hierarchy, dict[str, Any], dict[str, list[DataFinding]]]:
     """The class tree, the document of `data_stats`, and the warnings of every split."""
     from seghiero_core.config.loading import load_config
+    from seghiero_core.config.readers import REQUIRED_SPLITS
     from seghiero_core.data.overview import data_stats
 
-    config = load_config(cfg)
+    config = load_config(cfg, required=REQUIRED_SPLITS)
     checked = data_check.check_with_progress(config)
     checked.raise_errors()
-    return config.hierarchy, data_stats(config, checked.audits), checked.findings
+    with Progress() as progress:
+        document = data_stats(config, checked.audits, lambda done, of: progress.show(f"{done}/{of} images measured"))
+    return config.hierarchy, document, checked.findings
+
+
+def _per_band(values: Sequence[float]) -> str:
+    """A list of numbers in YAML, with seven digits."""
+    import yaml
+
+    return yaml.safe_dump([float(f"{value:.7g}") for value in values], default_flow_style=True, width=10_000).strip()
 
 
 def _class_rows(tree: Mapping[str, Any], labeled: Collection[str], indent: str = "") -> Iterator[tuple[str, str, bool]]:

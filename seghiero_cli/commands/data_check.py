@@ -32,9 +32,10 @@ def check(
 ) -> None:
     """Decode every image and mask of every split, and report all errors (exit code 3) and warnings together."""
     from seghiero_core.config.loading import load_config
+    from seghiero_core.config.readers import REQUIRED_SPLITS
     from seghiero_core.data.statistics import split_stats
 
-    config = load_config(cfg)
+    config = load_config(cfg, required=REQUIRED_SPLITS)
     if sheet and sheet.suffix.lower() != ".png":
         raise UsageError(f"--sheet {sheet}: the name must end in .png.")
     if sheet and sheet.exists():

@@ -158,8 +158,9 @@ def _print(done: Converted, out: Path, cfg: Path | None) -> None:
 def _classes(path: Path, source: str | None) -> dict[str, Any]:
     """The `classes` section of a config as plain values, with the mask values of a source where one is named."""
     from seghiero_core.config.loading import load_config
+    from seghiero_core.config.readers import REQUIRED_SPLITS
 
-    config = load_config(path)
+    config = load_config(path, required=REQUIRED_SPLITS)
     labels, ignore = _mask_values(config, source)
     section = config.classes.model_dump(exclude_none=True)
     return section | {"labels": dict(labels), "ignore": ignore}

@@ -30,9 +30,10 @@ def pack(
     A command that was stopped goes on when it is repeated. Nothing is overwritten.
     """
     from seghiero_core.config.loading import load_config
+    from seghiero_core.config.readers import REQUIRED_SPLITS
     from seghiero_core.data.shards import pack as write_shards
 
-    config = load_config(cfg)
+    config = load_config(cfg, required=REQUIRED_SPLITS)
     with Progress() as progress:
         written = write_shards(
             config, out, shard_mib * 2**20, lambda split, done, of: progress.show(f"{split}: {done}/{of} images packed")

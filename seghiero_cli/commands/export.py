@@ -41,7 +41,12 @@ def export(
     fp16: Annotated[bool, typer.Option("--fp16", help="Compute in half precision.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Compute in 8 bits, calibrated on the data set.")] = False,
     input_type: Annotated[
-        str | None, typer.Option("--input", metavar="TYPE", help="uint8 (default) or float32, both in 0..255.")
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="TYPE",
+            help="uint8 (default) or float32, both in 0..255. With dataset.channels only float32.",
+        ),
     ] = None,
     outputs: Annotated[
         str | None, typer.Option(metavar="WHAT", help="masks (default): classes and confidences; or logits.")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from seghiero_core.config.component_faults import COMPONENT_REGISTRIES, component_hint
 from seghiero_core.config.messages import Fault, expectation, fault_at
-from seghiero_core.config.readers import SPLITS, complete_source, reader_faults
+from seghiero_core.config.readers import BANDS_KEYS, SPLITS, complete_source, reader_faults
 from seghiero_core.config.schema import ClassesConfig, Config, DatasetConfig, SourceConfig
 from seghiero_core.config.suggestions import unknown_key
 from seghiero_core.errors import nearest
@@ -66,7 +66,7 @@ def dataset_faults(dataset: Any, required: Sequence[str]) -> Iterator[Fault]:
 
     Args:
         dataset: The `dataset` section as plain values.
-        required: The splits that it must have.
+        required: The splits that it must have; other names are left to `bands_faults`.
 
     Yields:
         The faults.
@@ -79,7 +79,7 @@ def dataset_faults(dataset: Any, required: Sequence[str]) -> Iterator[Fault]:
     known = {"dataset": DatasetConfig.model_fields, "source": SourceConfig.model_fields}
     yield from reader_faults(dataset, known, unknown_key)
     parts = [complete_source(dataset, source) for source in sources.values()] or [dataset]
-    for split in required:
+    for split in (name for name in required if name in SPLITS):
         if not any(part.get(split) for part in parts):
             missing = "this key is required."
             if sources:
@@ -102,6 +102,33 @@ def dataset_faults(dataset: Any, required: Sequence[str]) -> Iterator[Fault]:
         if sources and dataset.get(split) and all(split in source for source in sources.values()):
             text = f"each of dataset.sources has its own; set dataset.sources.N.{split}, or remove this key."
             yield fault_at(("dataset", split), text)
+
+
+def bands_faults(dataset: DatasetConfig, required: Sequence[str]) -> Iterator[Fault]:
+    """Check the keys of images that aren't 8-bit RGB.
+
+    Args:
+        dataset: A valid `dataset` section.
+        required: Which of `mean` and `std` it must have where `channels` is set.
+
+    Yields:
+        The faults.
+    """
+    channels = dataset.channels
+    for name in BANDS_KEYS[1:]:
+        value, key = getattr(dataset, name), ("dataset", name)
+        if channels is None:
+            if value is not None:
+                yield fault_at(key, "needs dataset.channels, the number of bands; set it, or remove this key.")
+        elif name == "rgb" and max(value or [0]) >= channels:
+            yield fault_at(key, f"expected positions from 0 to {channels - 1}, found {max(value)}.")
+        elif value is None and name in required:
+            text = (
+                "this key is required with dataset.channels; `seghiero data stats CFG` measures it and prints the line."
+            )
+            yield fault_at(key, text)
+        elif name in ("mean", "std") and value is not None and len(value) != channels:
+            yield fault_at(key, f"expected a number for each of {channels} bands, found {len(value)}.")
 
 
 def loss_faults(loss: Any, hierarchy: Hierarchy) -> list[Fault]:

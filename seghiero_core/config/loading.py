@@ -12,6 +12,7 @@ import yaml
 
 from seghiero_core.config.component_faults import component_faults
 from seghiero_core.config.faults import (
+    bands_faults,
     build_hierarchy,
     dataset_faults,
     init_from_faults,
@@ -41,7 +42,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, required: Se
     Args:
         path: A YAML file.
         overrides: Strings "section.key=value" with values in YAML; a mapping replaces the old one whole.
-        required: The splits that the data set must have.
+        required: The splits that the data set must have, and "mean" and "std" if it must have them with `channels`.
 
     Returns:
         The validated config, with absolute paths.
@@ -108,7 +109,7 @@ def parse_config(
         path: The file that it comes from: relative paths are relative to its folder, and messages name it.
         places: Where each key is written, such as "cfg.yaml, line 3", for messages.
         load: Whether to load the plugins that it lists. Only for files that the user wrote and named.
-        required: The splits that the data set must have.
+        required: As for `load_config`.
 
     Returns:
         The validated config, with absolute paths.
@@ -116,12 +117,9 @@ def parse_config(
     Raises:
         ConfigError: When anything is wrong; it lists every fault.
     """
-    faults: list[Fault] = []
-    if load:
-        faults += _load_plugins(data.get("plugins"), path)
-    else:
+    faults: list[Fault] = _load_plugins(data.get("plugins"), path) if load else []
+    if not load:
         _skip_plugins(data.get("plugins"), path)
-
     fields = Config.model_fields
     # A section whose keys are all commented out has its defaults.
     data = {key: v for key, v in data.items() if v is not None or key not in fields or fields[key].is_required()}
@@ -129,7 +127,7 @@ def parse_config(
     config, schema_faults = validate_schema(data)
     if preset_fault:
         faults.append(preset_fault)
-        if "labels" not in data["classes"]:  # they are missing because of the preset
+        if "labels" not in data["classes"]:  # because of the preset
             schema_faults = [fault for fault in schema_faults if fault[0] != ("classes", "labels")]
     faults += schema_faults
     faults += dataset_faults(data.get("dataset", {}), required)
@@ -142,6 +140,7 @@ def parse_config(
         faults += monitor_faults(config, hierarchy)
     if config:
         faults += init_from_faults(config)
+        faults += bands_faults(config.dataset, required)
 
     if faults or config is None:
         raise ConfigError("\n".join(f"{place(key, places or {}, path)}: {text}" for key, text in faults))
@@ -173,7 +172,7 @@ def _apply_override(data: dict[str, Any], places: dict[Key, str], override: str)
     places[tuple(keys)] = f"--set {override}"
 
 
-def _position(target: dict[str, Any] | list[Any], key: str, override: str) -> Any:
+def _position(target: Any, key: str, override: str) -> Any:
     """The key itself, or as a number where it is the position of a list's item."""
     if isinstance(target, dict):
         return key

@@ -18,9 +18,14 @@ from seghiero_core.readers import HUB_OR_PATH, READERS, URL_OR_PATH, ReaderEntry
 
 SPLITS = ("train", "val", "test")
 """The splits that a data set can have."""
-REQUIRED = ("train", "val")
+REQUIRED_SPLITS = ("train", "val")
 """The splits that training needs."""
+REQUIRED = (*REQUIRED_SPLITS, "mean", "std")
+"""What training needs of a data set: these splits and, for images that aren't 8-bit RGB, their statistics."""
 DEFAULT_TYPE = "folder"
+BANDS_KEYS = ("channels", "mean", "std", "rgb", "nodata")
+"""The keys of `dataset` that say what its images are, unless they are 8-bit RGB."""
+_NOT_INHERITED = ("root", "check", "sources", *BANDS_KEYS)
 
 
 def find_reader(type_: Any) -> ReaderEntry | None:
@@ -74,7 +79,7 @@ def complete_source(dataset: Mapping[str, Any], source: Mapping[str, Any]) -> di
     type_ = dataset.get("type", DEFAULT_TYPE)
     if source.get("type", type_) != type_:
         return dict(source)
-    return {**{key: value for key, value in dataset.items() if key not in ("root", "check", "sources")}, **source}
+    return {**{key: value for key, value in dataset.items() if key not in _NOT_INHERITED}, **source}
 
 
 def reader_options(part: Any, split: Any) -> dict[str, Any]:

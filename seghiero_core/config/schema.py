@@ -23,14 +23,17 @@ from seghiero_core.config.values import (
     IS_NUMBER,
     BatchSize,
     Device,
+    Float32,
     Fraction,
     Freeze,
     Labels,
     LabelsOrNone,
     MaskValue,
+    Number,
     PositiveFloat,
     PositiveInt,
     Pretrained,
+    Rgb,
     SaveEvery,
     Scale,
     Size,
@@ -39,6 +42,7 @@ from seghiero_core.config.values import (
 )
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.hierarchy.values import check_colors, check_tree
+from seghiero_core.readers import Bands
 
 
 class _Section(BaseModel):
@@ -91,6 +95,11 @@ class DatasetConfig(_Part):
     """
 
     check: Literal["full", "fast"] = "full"
+    channels: PositiveInt | None = None
+    mean: list[Number] | None = None
+    std: list[PositiveFloat] | None = None
+    rgb: Rgb = None
+    nodata: Float32 = None
     sources: Annotated[list[SourceConfig] | None, IS_LIST_OF_SOURCES] = None
 
     @model_validator(mode="before")
@@ -100,6 +109,14 @@ class DatasetConfig(_Part):
         if not isinstance(entries, list):
             return value
         return {**value, "sources": [complete_source(value, e) if isinstance(e, Mapping) else e for e in entries]}
+
+    @property
+    def bands(self) -> Bands | None:
+        """How the images are read: None for 8-bit RGB."""
+        if self.channels is None:
+            return None
+        rgb = self.rgb if self.rgb is not None else (range(3) if self.channels >= 3 else ())
+        return Bands(self.channels, self.nodata, tuple(rgb))
 
     @property
     def parts(self) -> tuple[_Part, ...]:
@@ -166,6 +183,9 @@ class TrainingConfig(_Section):
     layer_decay: Annotated[float, Field(gt=0, le=1), IS_NUMBER] = 1.0
     freeze: Freeze = 0
     freeze_norm: bool = False
+    augmentation_variants: PositiveInt | None = None
+    cache_features: bool = False
+    cache_mib: PositiveInt = 20480
     weight_decay: Annotated[float, Field(ge=0), IS_NUMBER] = 0.01
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     warmup: Fraction = 0.05
@@ -185,6 +205,15 @@ class TrainingConfig(_Section):
     save_every: SaveEvery = None
     trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
     processes: PositiveInt | None = None
+
+    @field_validator("cache_features")
+    @classmethod
+    def _check_cache_features(cls, wanted: bool, info: Any) -> bool:
+        if wanted and info.data.get("freeze", "backbone") != "backbone":
+            raise ValueError("features can be stored only if the backbone is frozen; set training.freeze: backbone")
+        if wanted and info.data.get("augmentation_variants", 1) is None:
+            raise ValueError("every epoch has other images; set training.augmentation_variants, for example to 4")
+        return wanted
 
     @field_validator("power")
     @classmethod

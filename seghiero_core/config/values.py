@@ -10,6 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from seghiero_core.hierarchy.values import LARGEST_VALUE, FaultAt, check_labels, short_repr
 
+_LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
+
 
 def _error(expected: str, value: Any) -> ValueError:
     return ValueError(f"expected {expected}, found {short_repr(value)}")
@@ -112,6 +114,20 @@ def _list_of_sources(value: Any) -> Any:
     return value
 
 
+def _rgb(value: Any) -> Any:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    whole = is_list and all(_is_whole_number(each) and each >= 0 for each in value)
+    if value is None or (whole and len(value) in (0, 3) and len({*value}) == len(value)):
+        return value
+    raise _error("the positions of red, green and blue, such as [3, 2, 1], or [] for none", value)
+
+
+def _float32(value: Any) -> Any:
+    if value is not None and abs(value) > _LARGEST_FLOAT32:
+        raise _error("a number that float32 can hold", value)
+    return value
+
+
 IS_NUMBER = BeforeValidator(_number)
 IS_LIST_OF_SOURCES = BeforeValidator(_list_of_sources)
 
@@ -130,4 +146,6 @@ Device = Annotated[str, BeforeValidator(_device)]
 BatchSize = Annotated[Any, BeforeValidator(_batch_size)]
 Workers = Annotated[Any, BeforeValidator(_workers)]
 Freeze = Annotated[Any, BeforeValidator(_freeze)]
+Rgb = Annotated[list[int] | None, BeforeValidator(_rgb)]
+Float32 = Annotated[float | None, AfterValidator(_float32), IS_NUMBER]
 SaveEvery = Annotated[Any, BeforeValidator(_save_every)]

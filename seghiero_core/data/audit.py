@@ -32,7 +32,7 @@ class Audit:
         sizes: Number of images of each size (H, W) in px.
         decoded: Number of pairs that were decoded and counted; fewer than `samples` after a fast check.
         pixels: N+S int64, pixels of the decoded masks with each label: N nodes, then S sets.
-        ignored: Ignored pixels of the decoded masks.
+        ignored: Ignored pixels of the decoded masks, and pixels of their images without data.
         values: Pixels of the decoded masks with each mask value; empty where sources have values of their own.
         facts: What was found in each of `samples`; None for one with a fault.
         faults: What is wrong.
@@ -201,7 +201,7 @@ class _Part:
             sizes=dict(Counter(facts.size for facts in found)),
             decoded=sum(facts.values is not None for facts in found),
             pixels=pixels,
-            ignored=self.values[self.hierarchy.ignore],
+            ignored=self.values[self.hierarchy.ignore] + sum(facts.nodata for facts in found),
             values=dict(self.values),
             facts=tuple(self.facts),
             faults=tuple(self._findings()),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from seghiero_core.data.bands import read_bands, read_header
 from seghiero_core.data.images import (
     check_image_mode,
     check_mask_mode,
@@ -24,7 +25,7 @@ from seghiero_core.data.images import (
 )
 from seghiero_core.data.orientation import QUARTER_TURNS, exif_orientation, upright_size
 from seghiero_core.errors import DataError
-from seghiero_core.readers import Inspection, Reader
+from seghiero_core.readers import Bands, Inspection, Reader
 
 _CLOCK_STEP = 2  # s, the coarsest times of changes that file systems keep
 
@@ -57,23 +58,26 @@ class Pair(NamedTuple):
         return self.load() if self.load else (None, None)
 
 
-def encoded_reader(pairs: Sequence[Pair], *, blocks: Sequence[int] = (), window: int = 1) -> Reader:
+def encoded_reader(
+    pairs: Sequence[Pair], bands: Bands | None = None, *, blocks: Sequence[int] = (), window: int = 1
+) -> Reader:
     """Make a reader of encoded images and masks, which gets sizes from headers.
 
     Args:
         pairs: The pairs; they are indexed whenever one is used, and may be made then.
+        bands: How to read the images. Default: as 8-bit RGB.
         blocks: See `Reader`.
         window: See `Reader`.
 
     Returns:
         The reader.
     """
-    return _EncodedReader(pairs, blocks, window)
+    return _EncodedReader(pairs, bands, blocks, window)
 
 
 class _EncodedReader(Reader):
-    def __init__(self, pairs: Sequence[Pair], blocks: Sequence[int], window: int) -> None:
-        self.pairs, self.blocks, self.window = pairs, blocks, window
+    def __init__(self, pairs: Sequence[Pair], bands: Bands | None, blocks: Sequence[int], window: int) -> None:
+        self.pairs, self.bands, self.blocks, self.window = pairs, bands, blocks, window
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -81,7 +85,7 @@ class _EncodedReader(Reader):
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         pair = self.pairs[index]
         image, mask = pair.data()
-        return read_image(pair.image, image), read_mask(pair.mask, mask), pair.name
+        return decode_image(pair.image, image, self.bands), read_mask(pair.mask, mask), pair.name
 
     def name(self, index: int) -> str:
         return self.pairs[index].name
@@ -93,8 +97,7 @@ class _EncodedReader(Reader):
         pair = self.pairs[index]
         if pair.size is not None:
             return pair.size
-        with open_image(pair.image, pair.data()[0]) as image:
-            return upright_size(image)
+        return image_size(pair.image, pair.data()[0], self.bands)
 
     def encoded(self, index: int) -> tuple[tuple[bytes, str], tuple[bytes, str]]:
         pair = self.pairs[index]
@@ -107,7 +110,7 @@ class _EncodedReader(Reader):
         if pair.size is not None and not decode:
             return Inspection(pair.size)
         image_data, mask_data = pair.data()
-        found, orientation = inspect_image(pair.image, image_data, decode=decode)
+        found, orientation = inspect_image(pair.image, image_data, self.bands, decode=decode)
         with open_image(pair.mask, mask_data) as mask:
             check_mask_mode(mask, pair.mask)
             mask_size, mask_orientation = upright_size(mask), exif_orientation(mask)
@@ -119,7 +122,53 @@ class _EncodedReader(Reader):
 
     def stamp(self, index: int) -> str | None:
         pair = self.pairs[index]
-        return pair.stamp if pair.load else file_stamp(pair.image, pair.mask)
+        stamp = pair.stamp if pair.load else file_stamp(pair.image, pair.mask)
+        return stamp and f"{stamp}{stamp_of(self.bands)}"
+
+
+def decode_image(path: Path, data: bytes | None, bands: Bands | None) -> np.ndarray:
+    """Decode an image as `dataset.channels` asks for.
+
+    Args:
+        path: The file, or the name of `data` in messages.
+        data: The bytes of the image; None for the file's.
+        bands: How to read it; None for 8-bit RGB.
+
+    Returns:
+        H,W,3 uint8 RGB, or H,W,C as `read_bands` returns it.
+    """
+    if bands is None:
+        return read_image(path, data)
+    return read_bands(path, data, channels=bands.channels, nodata=bands.nodata)
+
+
+def image_size(path: Path, data: bytes | None, bands: Bands | None) -> tuple[int, int]:
+    """Get the size of an image from its header.
+
+    Args:
+        path: As for `decode_image`.
+        data: As for `decode_image`.
+        bands: As for `decode_image`.
+
+    Returns:
+        (H, W) of the upright image, in px.
+    """
+    if bands is not None:
+        return read_header(path, data, channels=bands.channels).size
+    with open_image(path, data) as image:
+        return upright_size(image)
+
+
+def stamp_of(bands: Bands | None) -> str:
+    """Tell how images are read, for `Reader.stamp`.
+
+    Args:
+        bands: As for `decode_image`.
+
+    Returns:
+        A text that is empty for 8-bit RGB.
+    """
+    return f" {bands.channels} {bands.nodata}" if bands else ""
 
 
 def file_stamp(*paths: Path) -> str | None:
@@ -140,12 +189,15 @@ def file_stamp(*paths: Path) -> str | None:
     return " ".join(f"{each.st_size} {each.st_mtime_ns} {each.st_ctime_ns}" for each in found)
 
 
-def inspect_image(path: Path, data: bytes | None = None, *, decode: bool) -> tuple[Inspection, int]:
+def inspect_image(
+    path: Path, data: bytes | None = None, bands: Bands | None = None, *, decode: bool
+) -> tuple[Inspection, int]:
     """Check an image by its header, or decode it to find damage.
 
     Args:
         path: The image file, or the name of `data` in messages.
         data: The bytes of the image. Default: the file's.
+        bands: How to read it. Default: as 8-bit RGB.
         decode: Whether to decode it.
 
     Returns:
@@ -154,6 +206,9 @@ def inspect_image(path: Path, data: bytes | None = None, *, decode: bool) -> tup
     Raises:
         DataError: When it is missing or damaged, or has 32-bit or floating-point pixels.
     """
+    if bands is not None:
+        stored = read_header(path, data, channels=bands.channels)  # `find_facts` decodes the pixels
+        return Inspection(stored.size, digest=_digest(path, data) if decode else None), stored.orientation
     with open_image(path, data) as image:
         check_image_mode(image, path)
         found, orientation = Inspection(upright_size(image)), exif_orientation(image)
@@ -201,5 +256,7 @@ def _extension(path: Path, data: bytes) -> str:
     """The file name extension of an encoded image: that of its path, or else of its format."""
     if path.suffix:
         return path.suffix.lower()
+    if data.startswith((b"II", b"MM")):  # Pillow can't read every TIFF
+        return ".tif"
     with open_image(path, data) as image:
         return f".{image.format.lower()}"

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from seghiero_core.atomic import make_folder
+from seghiero_core.data.bands import absent_pixels
 from seghiero_core.data.images import check_same_size
 from seghiero_core.data.samples import Sample
 from seghiero_core.errors import SeghieroError
@@ -22,7 +23,7 @@ CACHE_VARIABLE = "SEGHIERO_CACHE"
 """The environment variable with the folder of the cache, or "off"."""
 PIXELS_PER_CHUNK = 1 << 20  # counted at a time, which bounds the memory for images of any size
 _UINT16_VALUES = 1 << 16
-_TABLE = "facts_1"  # another number when other facts are kept
+_TABLE = "facts_2"  # another number when other facts are kept
 _SAVED_AT_A_TIME = 200
 _KEYS_PER_QUERY = 500
 _PATIENCE = 10  # s to wait for another process
@@ -38,6 +39,7 @@ class Facts(NamedTuple):
         peak: The greatest value of a 16-bit image.
         mean: The mean red, green and blue.
         digest: A hash of the image.
+        nodata: The number of pixels without data, which `values` leaves out.
     """
 
     size: tuple[int, int]
@@ -46,6 +48,7 @@ class Facts(NamedTuple):
     peak: int | None = None
     mean: tuple[float, float, float] | None = None
     digest: str | None = None
+    nodata: int = 0
 
 
 def find_facts(sample: Sample, *, decode: bool) -> Facts:
@@ -64,22 +67,36 @@ def find_facts(sample: Sample, *, decode: bool) -> Facts:
     found = sample.reader.inspect(sample.index, decode=decode)
     if found.mask is None:
         return Facts(found.size, None, found.turned, found.peak)
-    check_same_size(sample.image, found.size, sample.mask, found.mask.shape)
-    return Facts(found.size, _count_values(found.mask), found.turned, found.peak, found.mean, found.digest)
+    mask, nodata = found.mask, 0
+    check_same_size(sample.image, found.size, sample.mask, mask.shape)
+    if sample.bands:
+        absent = absent_pixels(sample.decode()[0])
+        mask, nodata = mask[~absent], int(absent.sum())
+    return Facts(found.size, _count_values(mask), found.turned, found.peak, found.mean, found.digest, nodata)
 
 
-def cache_file() -> Path | None:
-    """Return the file of the cache.
+def user_cache() -> Path | None:
+    """Return the folder of what is kept between runs.
 
     Returns:
-        `facts.sqlite` in $SEGHIERO_CACHE, else in the user's folder for caches; None where the variable is "off".
+        $SEGHIERO_CACHE, else `seghiero` in the user's folder for caches; None where the variable is "off".
     """
     folder = os.environ.get(CACHE_VARIABLE)
     if folder == "off":
         return None
     if not folder:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seghiero"
-    return Path(folder).absolute() / "facts.sqlite"
+    return Path(folder).absolute()
+
+
+def cache_file() -> Path | None:
+    """Return the file of the cache.
+
+    Returns:
+        `facts.sqlite` in `user_cache`; None where there is none.
+    """
+    folder = user_cache()
+    return folder and folder / "facts.sqlite"
 
 
 class FactsCache:
@@ -185,8 +202,8 @@ def _to_json(facts: Facts) -> str:
 
 
 def _from_json(text: str) -> Facts:
-    size, values, turned, peak, mean, digest = json.loads(text)
-    return Facts(tuple(size), dict(values), turned, peak, mean and tuple(mean), digest)
+    size, values, turned, peak, mean, digest, nodata = json.loads(text)
+    return Facts(tuple(size), dict(values), turned, peak, mean and tuple(mean), digest, nodata)
 
 
 def _count_values(mask: np.ndarray) -> dict[int, int]:

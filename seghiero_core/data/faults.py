@@ -39,6 +39,46 @@ class FileError(DataError):
         self.path, self.many, self.detail, self.fix_many = path, many, detail, fix_many or fix
 
 
+def missing_file(path: Path) -> FileError:
+    """Make the error for a file that was there before.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The error.
+    """
+    return FileError(
+        f"{path} no longer exists.",
+        path,
+        kind="missing",
+        many="{count} files no longer exist: {files}.",
+        fix="Restore it, or remove its pair.",
+        fix_many="Restore them, or remove their pairs.",
+    )
+
+
+def unreadable_file(path: Path, reason: str) -> FileError:
+    """Make the error for a file that can't be decoded.
+
+    Args:
+        path: The file.
+        reason: What the decoder says.
+
+    Returns:
+        The error.
+    """
+    return FileError(
+        f"{path} can't be read ({reason}).",
+        path,
+        kind="unreadable",
+        many="{count} files can't be read: {files}.",
+        detail=reason,
+        fix="Replace the file, or remove it and its pair.",
+        fix_many="Replace them, or remove them and their pairs.",
+    )
+
+
 @dataclass(frozen=True)
 class DataFinding:
     """Something about a data set that is wrong, or probably not meant.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from seghiero_core.data.faults import FileError
+from seghiero_core.data.faults import FileError, missing_file, unreadable_file
 from seghiero_core.data.orientation import turn_upright
 from seghiero_core.errors import DataError, shorten
 from seghiero_core.hierarchy.tree import Hierarchy
@@ -39,27 +39,12 @@ def open_image(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     except (DataError, MemoryError):
         raise
     except FileNotFoundError as error:
-        raise FileError(
-            f"{path} no longer exists.",
-            path,
-            kind="missing",
-            many="{count} files no longer exist: {files}.",
-            fix="Restore it, or remove its pair.",
-            fix_many="Restore them, or remove their pairs.",
-        ) from error
+        raise missing_file(path) from error
     except Exception as error:  # Pillow's decoders raise nearly every exception type on a damaged file
         reason = str(error).replace(f" {str(path)!r}", "")
         if isinstance(error, UnidentifiedImageError) and _is_tiff(path, data):
             reason = "Pillow can't read this kind of TIFF, such as float or 4-band pixels; save it as 8-bit RGB"
-        raise FileError(
-            f"{path} can't be read ({reason}).",
-            path,
-            kind="unreadable",
-            many="{count} files can't be read: {files}.",
-            detail=reason,
-            fix="Replace the file, or remove it and its pair.",
-            fix_many="Replace them, or remove them and their pairs.",
-        ) from error
+        raise unreadable_file(path, reason) from error
 
 
 def _is_tiff(path: Path, data: bytes | None) -> bool:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ WORKER_DIED = (
 class SegmentationDataset(Dataset):
     """Decoded samples: {"image": 3,H,W uint8 RGB, "target": H,W int64 node indices or IGNORE_INDEX, "index": int}.
 
+    With `dataset.channels` the image is C,H,W float32 in stored units, NaN where there is no data.
     Without `transform` a key is an index, and the sample has its native size. With `transform` a key is
     (epoch, index, repeat), and the sample is augmented and has a fourth entry, "counts": its `label_counts`, N+S+1. A
     DataError is raised for a file that is missing or damaged, or doesn't fit the classes.
@@ -41,6 +42,9 @@ class SegmentationDataset(Dataset):
         hierarchy: The class tree.
         transform: How to augment; None doesn't.
         seed: The run's `training.seed`, for the augmentation.
+
+    Attributes:
+        stored: Where to look up what a key gives, in place of decoding it.
     """
 
     def __init__(
@@ -52,20 +56,25 @@ class SegmentationDataset(Dataset):
     ) -> None:
         self.samples, self.hierarchy = tuple(samples), hierarchy
         self.transform, self.seed = transform, seed
+        self.stored: Callable[[Any], dict[str, Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, key: Any) -> dict[str, Any]:
+        if self.stored is not None:
+            return self.stored(key)
         if self.transform is None:
             image, target = self._decode(key)
+            image = image.float() if self.samples[key].bands else image
             return {"image": image.contiguous(), "target": target, "index": key}
         _, index, _ = key
         image, target = self._decode(index)
+        bands = self.samples[index].bands
         params = draw_augmentation(sample_generator(self.seed, *key), tuple(target.shape), self.transform)
         target = augment_target(target, params)
         counts = label_counts(target[None], self.hierarchy)[0]
-        return {"image": augment_image(image, params), "target": target, "index": index, "counts": counts}
+        return {"image": augment_image(image, params, bands), "target": target, "index": index, "counts": counts}
 
     def _decode(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, target = self.samples[index].read(self.hierarchy)
@@ -84,6 +93,7 @@ def train_loader(
     processes: int = 1,
     accumulation: int = 1,
     weights: Sequence[float] = (),
+    variants: int | None = None,
 ) -> DataLoader:
     """Create the loader of shuffled, augmented batches.
 
@@ -102,6 +112,7 @@ def train_loader(
         processes: Number of training processes.
         accumulation: Batches per optimizer step.
         weights: How often each of `dataset.sources` is drawn. Default: every sample once per epoch.
+        variants: See `EpochSampler`.
 
     Returns:
         A loader whose `sampler` is an `EpochSampler`.
@@ -109,7 +120,8 @@ def train_loader(
     lengths = _source_lengths(samples, weights)
     per_step = batch_size * processes * accumulation
     of_sources = [weights[source] for source in lengths if weights]
-    sampler = EpochSampler([*lengths.values()], seed, per_step, of_sources, _blocks(samples, lengths.values()))
+    blocks = _blocks(samples, lengths.values())
+    sampler = EpochSampler([*lengths.values()], seed, per_step, of_sources, blocks, variants)
     return DataLoader(
         SegmentationDataset(samples, hierarchy, transform, seed),
         batch_size=batch_size,

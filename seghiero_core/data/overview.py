@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from seghiero_core.config.schema import Config
 from seghiero_core.data.audit import Audit
+from seghiero_core.data.display import picture_of
 from seghiero_core.data.loaders import SegmentationDataset
 from seghiero_core.data.samples import Sample, caption, evenly_spaced, split_samples
-from seghiero_core.data.statistics import split_stats
+from seghiero_core.data.statistics import band_moments, split_stats
 from seghiero_core.figures import prediction_grid
 from seghiero_core.losses.class_weights import CLASS_WEIGHTS, class_weights
 
 
-def data_stats(config: Config, audits: dict[str, Audit]) -> dict[str, Any]:
+def data_stats(
+    config: Config, audits: dict[str, Audit], on_progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
     """Turn the audits of a data set into plain values: images, sizes, pixels per class and level, class weights.
 
     Args:
         config: A loaded config.
         audits: Those of its splits.
+        on_progress: Called with (images measured, number of images), where there are bands to measure.
 
     Returns:
         {"splits": {name: {"images", "sizes": [{"height", "width", "images"}], "ignored": 0..1, "labels": [{"value",
         "name", "pixels", "share"}], "levels": [{"name", "unlabelled", "classes": [{"name", "pixels", "share"}]}]}},
-        "class_weights": {scheme: {leaf: weight}}}. Shares are fractions of the labeled pixels. "labels" counts the
+        "class_weights": {scheme: {leaf: weight}}}, and with `dataset.channels` "mean" and "std" of each band over the
+        training images. Shares are fractions of the labeled pixels. "labels" counts the
         pixels with each mask value; a class of "levels" counts all labels below it, and "unlabelled" is the fraction
         labeled with a class coarser than the level. With `dataset.sources`, a split also has "sources": {name: the same
         for that source}, and its own "labels" have no "value". Class weights count each source by its weight.
     """
     leaves = config.hierarchy.leaves
     counts = audits["train"].drawn_pixels(config.dataset.weights)[: len(leaves)]
+    bands = {}
+    if config.dataset.bands:
+        moments = band_moments(audits["train"].samples, on_progress)
+        bands = {"mean": moments.mean.tolist(), "std": moments.std.tolist()}
     return {
         "splits": split_stats(config, audits),
         "class_weights": {
             scheme: dict(zip(leaves, class_weights(counts, scheme).tolist(), strict=True)) for scheme in CLASS_WEIGHTS
         },
+        **bands,
     }
 
 
@@ -67,7 +76,7 @@ def preview(config: Config, split: str, count: int, *, augmented: bool) -> Image
         dataset = SegmentationDataset(samples, config.hierarchy)
         shown = [dataset[index] for index in chosen]
     return prediction_grid(
-        [np.asarray(sample["image"].permute(1, 2, 0)) for sample in shown],
+        [picture_of(sample["image"], config.dataset.bands) for sample in shown],
         [sample["target"].numpy() for sample in shown],
         None,
         config.hierarchy,

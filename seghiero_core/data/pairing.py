@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from seghiero_core.data.bands import ARRAY_EXTENSION
 from seghiero_core.data.encoded import Pair, encoded_reader
 from seghiero_core.data.faults import name_files
 from seghiero_core.data.hints import look_swapped
 from seghiero_core.errors import DataError, shorten
+from seghiero_core.readers import Bands
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 """Images of a data set. GIF files beside them are masks or previews."""
@@ -21,7 +23,14 @@ MASK_EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm"})
 
 
 def find_pairs(
-    key: str, images: Path, masks: Path, image_suffix: str = "", mask_suffix: str = "", listed: Path | None = None
+    key: str,
+    images: Path,
+    masks: Path,
+    image_suffix: str = "",
+    mask_suffix: str = "",
+    listed: Path | None = None,
+    *,
+    bands: Bands | None = None,
 ) -> list[Pair]:
     """Pair every image below one folder with its mask below another.
 
@@ -36,6 +45,7 @@ def find_pairs(
         mask_suffix: The same for masks.
         listed: A text file with a line for each image to take: its path relative to `images`, with or without the
             extension and suffix. Default: all.
+        bands: How the images are read; with it, .npy files are images, too. Default: as 8-bit RGB.
 
     Returns:
         The pairs, sorted by relative path; the names are relative to `images`.
@@ -44,7 +54,8 @@ def find_pairs(
         DataError: When a folder is missing or has no such file, an image has no mask, two files have the same stem, or
             the list doesn't name images.
     """
-    image_files = _by_stem(images, IMAGE_EXTENSIONS, image_suffix, f"{key}.images", "image")
+    extensions = IMAGE_EXTENSIONS | {ARRAY_EXTENSION} if bands else IMAGE_EXTENSIONS
+    image_files = _by_stem(images, extensions, image_suffix, f"{key}.images", "image")
     if listed is not None:
         image_files = _select(f"{key}.list", listed, images, image_files)
     try:
@@ -59,7 +70,7 @@ def find_pairs(
     try:
         _check_all_have_masks(key, images, masks, image_files, set(paired), mask_suffix)
     except DataError as error:
-        error.rest = encoded_reader(pairs) if pairs else None
+        error.rest = encoded_reader(pairs, bands) if pairs else None
         raise
     return pairs
 

@@ -39,12 +39,13 @@ def data_warnings(config: Config, audits: Mapping[str, Audit]) -> dict[str, list
         The warnings of every split.
     """
     warnings: dict[str, list[DataFinding]] = {split: [] for split in audits}
+    is_rgb = config.dataset.bands is None
     if config.dataset.sources is None:
-        _add_warnings(warnings, audits, config.hierarchy, config.transform)
+        _add_warnings(warnings, audits, config.hierarchy, config.transform, is_rgb=is_rgb)
     for position, source in enumerate(config.dataset.sources or ()):
         found = {split: total.sources[position] for split, total in audits.items() if position in total.sources}
         hierarchy = config.hierarchy.of_source(position)
-        _add_warnings(warnings, found, hierarchy, config.transform, prefix=f"{source.name}: ")
+        _add_warnings(warnings, found, hierarchy, config.transform, is_rgb=is_rgb, prefix=f"{source.name}: ")
     if "train" in audits:
         warnings["train"] += _rare_warnings(audits, config.hierarchy)
     for split, found in audits.items() if config.dataset.sources else ():
@@ -58,6 +59,8 @@ def _add_warnings(
     audits: Mapping[str, Audit],
     hierarchy: Hierarchy,
     transform: TransformConfig,
+    *,
+    is_rgb: bool,
     prefix: str = "",
 ) -> None:
     """Add the warnings of a data set, or of one source of it, to those of every split."""
@@ -72,7 +75,7 @@ def _add_warnings(
         if split == "train":
             findings += _crop_warnings(found, transform)
         findings += _size_warnings(found, sizes)
-        if number == 0:
+        if number == 0 and is_rgb:  # other images are normalized by their own statistics
             findings += _mean_warnings([*audits.values()])
         warnings[split] += [replace(finding, text=f"{prefix}{finding.text}") for finding in findings]
 

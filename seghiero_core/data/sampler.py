@@ -13,7 +13,7 @@ _SHUFFLE_STREAM = 0x5EED
 _DRAW_STREAM = 0xD4A3
 
 Draw = tuple[int, int, int]
-"""The epoch, the index of the sample, and how often the epoch has drawn it before."""
+"""The epoch, or which of its variants; the index of the sample; and how often the epoch has drawn it before."""
 
 
 Blocks = tuple[np.ndarray, int]
@@ -38,6 +38,7 @@ class EpochSampler(Sampler):
         weights: The weight of each source, above 0. Default: 1 for all.
         blocks: For each source, the block that each of its samples is stored in, N int64, and of how many blocks to
             draw at a time; None where the order doesn't matter. Default: None for all.
+        variants: After how many epochs their augmentation repeats; the order never does. Default: never.
 
     Attributes:
         length: Number of draws per epoch.
@@ -51,6 +52,7 @@ class EpochSampler(Sampler):
         per_step: int = 1,
         weights: Sequence[float] | None = None,
         blocks: Sequence[Blocks | None] = (),
+        variants: int | None = None,
     ) -> None:
         weights = weights or [1] * len(lengths)
         self.blocks = tuple(blocks) or (None,) * len(lengths)
@@ -58,6 +60,7 @@ class EpochSampler(Sampler):
         self.draws = tuple(draws_per_epoch(n, weight) for n, weight in zip(lengths, weights, strict=True))
         self.length = sum(self.draws)
         self.used = self.length - self.length % per_step if self.length >= per_step else self.length
+        self.variants = variants
         self.epoch, self.start = 0, 0
 
     def start_epoch(self, epoch: int, start: int = 0) -> None:
@@ -70,12 +73,12 @@ class EpochSampler(Sampler):
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[Draw]:
-        epoch = self.epoch
+        variant = self.epoch % self.variants if self.variants else self.epoch
         counts = np.concatenate([self._counts(source) for source in range(len(self.lengths))])
         indices = np.repeat(np.arange(len(counts)), counts)
         repeats = np.arange(len(indices)) - np.repeat(counts.cumsum() - counts, counts)
         order = self._order(indices)
-        return ((epoch, int(indices[i]), int(repeats[i])) for i in order[self.start : self.used])
+        return ((variant, int(indices[i]), int(repeats[i])) for i in order[self.start : self.used])
 
     def __len__(self) -> int:
         return max(0, self.used - self.start)

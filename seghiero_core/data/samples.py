@@ -11,12 +11,13 @@ import numpy as np
 
 from seghiero_core.config.readers import reader_options
 from seghiero_core.config.schema import DatasetConfig
+from seghiero_core.data.bands import absent_pixels, mark_nodata
 from seghiero_core.data.encoded import encoded_reader
 from seghiero_core.data.images import check_same_size, to_target
 from seghiero_core.data.pairing import find_pairs
 from seghiero_core.errors import DataError, UsageError
 from seghiero_core.hierarchy.tree import Hierarchy
-from seghiero_core.readers import READERS, Reader
+from seghiero_core.readers import READERS, Bands, Reader
 
 _Item = TypeVar("_Item")
 
@@ -29,11 +30,13 @@ class Sample:
         reader: What reads it.
         index: Its position in the reader.
         source: The position in `dataset.sources` of the data set that it comes from; None without sources.
+        bands: How its image is read; None for 8-bit RGB.
     """
 
     reader: Reader
     index: int
     source: int | None = None
+    bands: Bands | None = None
 
     @property
     def name(self) -> str:
@@ -57,32 +60,61 @@ class Sample:
             hierarchy: The class tree.
 
         Returns:
-            The image, H,W,3 uint8 RGB, and the target, H,W int64 labels or `IGNORE_INDEX`.
+            The image, as `pixels` returns it, and the target, H,W int64 labels or `IGNORE_INDEX`, which is also where
+            the image has no data.
 
         Raises:
             DataError: When it is missing or damaged, or doesn't fit the classes.
         """
+        image, mask = self.decode()
+        hierarchy = hierarchy.of_source(self.source)
+        check_same_size(self.image, image.shape[:2], self.mask, mask.shape)
+        if self.bands and (absent := absent_pixels(image)).any():
+            mask = np.where(absent, np.int32(hierarchy.ignore), mask)
+        return image, to_target(mask, self.mask, hierarchy)
+
+    def decode(self) -> tuple[np.ndarray, np.ndarray]:
+        """Decode the sample, whatever the classes are.
+
+        Returns:
+            The image, H,W,3 uint8 RGB, or with `bands` H,W,C uint8 or float32 in stored units, NaN where there is no
+            data; and the mask, H,W label values.
+
+        Raises:
+            DataError: When it is missing or damaged, or has another number of bands.
+        """
         image, mask, _ = self.reader.read(self.index)
-        target = to_target(mask, self.mask, hierarchy.of_source(self.source))
-        check_same_size(self.image, image.shape[:2], self.mask, target.shape)
-        return image, target
+        if self.bands is None:
+            return image, mask
+        if image.ndim != 3 or image.shape[2] != self.bands.channels or image.dtype not in (np.uint8, np.float32):
+            raise DataError(
+                f"{self.image}: its reader returned {image.dtype} of shape {image.shape}, expected H,W,"
+                f"{self.bands.channels} uint8 or float32. Correct the reader, or dataset.channels."
+            )
+        return mark_nodata(image, self.bands.nodata), mask
 
 
-def samples_of(reader: Reader, source: int | None = None) -> list[Sample]:
+def samples_of(reader: Reader, source: int | None = None, bands: Bands | None = None) -> list[Sample]:
     """List the samples of a reader.
 
     Args:
         reader: The reader.
         source: The position of its data set in `dataset.sources`; None without sources.
+        bands: How its images are read. Default: as 8-bit RGB.
 
     Returns:
         A sample for each index.
     """
-    return [Sample(reader, index, source) for index in range(len(reader))]
+    return [Sample(reader, index, source, bands) for index in range(len(reader))]
 
 
 def find_samples(
-    split: Any, *, key: str = "dataset.train", image_suffix: str = "", mask_suffix: str = ""
+    split: Any,
+    *,
+    key: str = "dataset.train",
+    image_suffix: str = "",
+    mask_suffix: str = "",
+    bands: Bands | None = None,
 ) -> list[Sample]:
     """Find the samples of two folders, as for `dataset.type: folder`.
 
@@ -91,6 +123,7 @@ def find_samples(
         key: Where the split is in the config, for messages.
         image_suffix: See `pairing.find_pairs`.
         mask_suffix: See `pairing.find_pairs`.
+        bands: How the images are read. Default: as 8-bit RGB.
 
     Returns:
         The samples, sorted by relative path.
@@ -98,8 +131,8 @@ def find_samples(
     Raises:
         DataError: As `pairing.find_pairs`.
     """
-    pairs = find_pairs(key, Path(split.images), Path(split.masks), image_suffix, mask_suffix)
-    return samples_of(encoded_reader(pairs))
+    pairs = find_pairs(key, Path(split.images), Path(split.masks), image_suffix, mask_suffix, bands=bands)
+    return samples_of(encoded_reader(pairs, bands), bands=bands)
 
 
 def split_samples(dataset: DatasetConfig, name: str) -> list[Sample]:
@@ -156,15 +189,17 @@ def try_split(dataset: DatasetConfig, name: str) -> tuple[list[Sample], dict[int
     """
     samples: list[Sample] = []
     faults: dict[int | None, DataError] = {}
+    bands = dataset.bands
     for position, part in enumerate(dataset.parts):
         if split := getattr(part, name):
             source = position if dataset.sources else None
             key = f"dataset.sources.{position}.{name}" if dataset.sources else f"dataset.{name}"
             try:
-                samples += samples_of(READERS.get(part.type).build(key, **reader_options(part, split)), source)
+                reader = READERS.get(part.type).open(key, bands, reader_options(part, split))
+                samples += samples_of(reader, source, bands)
             except DataError as error:
                 faults[source] = error
-                samples += samples_of(error.rest, source) if error.rest else []
+                samples += samples_of(error.rest, source, bands) if error.rest else []
     return samples, faults
 
 

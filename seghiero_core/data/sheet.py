@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from seghiero_core.config.schema import Config
 from seghiero_core.data.check import Check
+from seghiero_core.data.display import shown_as_rgb
 from seghiero_core.data.faults import DataFinding
 from seghiero_core.data.images import open_image, to_rgb
 from seghiero_core.data.samples import Sample, caption, evenly_spaced
@@ -101,9 +102,10 @@ def _wrap(text: str, width: int) -> list[str]:
 def _pictures(sample: Sample, hierarchy: Hierarchy) -> list[Image.Image | None]:
     """The image and its mask, painted; None for what can't be decoded."""
     try:
-        image, mask, _ = sample.reader.read(sample.index)
+        image, mask = sample.decode()
     except DataError:
         return [_decode(path) for path in _files(sample)]
+    image = shown_as_rgb(image, sample.bands.rgb) if sample.bands else image
     return [Image.fromarray(image), Image.fromarray(_paint(mask, hierarchy))]
 
 

@@ -18,7 +18,7 @@ from seghiero_core.data.facts import Facts
 from seghiero_core.data.samples import Sample, samples_of
 from seghiero_core.data.stratify import stratify
 from seghiero_core.errors import DataError, UsageError, shorten
-from seghiero_core.readers import READERS
+from seghiero_core.readers import READERS, Bands
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def divide(
         raise UsageError(f"--by-group {by_group}: not a regular expression: {error}.") from None
     sources = config.dataset.sources
     parts = {i if sources else None: part for i, part in enumerate(config.dataset.parts) if part.train}
-    pools = {source: _pool(part, source) for source, part in parts.items()}
+    pools = {source: _pool(part, source, config.dataset.bands) for source, part in parts.items()}
     groups = {source: _groups([sample.name for sample in pool], pattern, shares) for source, pool in pools.items()}
     everything = [sample for pool in pools.values() for sample in pool]
     progress = (lambda _, done, of: on_progress(done, of)) if on_progress else None
@@ -164,7 +164,7 @@ def list_files(divisions: Sequence[Division], folder: Path) -> dict[Path, str]:
     }
 
 
-def _pool(part: Any, source: int | None) -> list[Sample]:
+def _pool(part: Any, source: int | None, bands: Bands | None) -> list[Sample]:
     """All samples of a part that are in the folders of its training images, sorted by name."""
     section = "dataset" if source is None else f"dataset.sources.{source}"
     entry = READERS.get(part.type)
@@ -179,7 +179,7 @@ def _pool(part: Any, source: int | None) -> list[Sample]:
                 raise UsageError(
                     f"{section}.{split} has images of its own; remove it to divide the images of {section}.train."
                 )
-            for sample in samples_of(entry.build(f"{section}.{split}", **options), source):
+            for sample in samples_of(entry.open(f"{section}.{split}", bands, options), source, bands):
                 found.setdefault(sample.name, sample)
     if odd := [name for name in found if name != name.strip() or len(name.splitlines()) > 1]:
         raise DataError(

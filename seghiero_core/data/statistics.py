@@ -2,11 +2,90 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from seghiero_core.config.schema import Config
 from seghiero_core.data.audit import Audit
+from seghiero_core.data.samples import Sample
 from seghiero_core.hierarchy.tree import Hierarchy
+
+_THREADS = 4
+
+
+class Moments(NamedTuple):
+    """The pixels of each of C bands, without those that have no data.
+
+    Attributes:
+        count: The number of pixels.
+        mean: C float64.
+        squares: C float64, the sum of the squared distances from the mean.
+    """
+
+    count: int
+    mean: np.ndarray
+    squares: np.ndarray
+
+    @property
+    def std(self) -> np.ndarray:
+        """The standard deviation of each band, of the whole population."""
+        return np.sqrt(self.squares / max(1, self.count))
+
+    def merged(self, other: Moments) -> Moments:
+        """Join two sets of pixels.
+
+        Args:
+            other: The other pixels.
+
+        Returns:
+            The moments of both. Reference: Chan et al. 1979, "Updating Formulae and a Pairwise Algorithm for Computing
+            Sample Variances".
+        """
+        count = self.count + other.count
+        if not count:
+            return self
+        distance, share = other.mean - self.mean, other.count / count
+        squares = self.squares + other.squares + distance**2 * self.count * share
+        return Moments(count, self.mean + distance * share, squares)
+
+
+def band_moments(samples: Sequence[Sample], on_progress: Callable[[int, int], None] | None = None) -> Moments:
+    """Measure the mean and standard deviation of each band over all pixels, one image at a time.
+
+    Args:
+        samples: The samples, with `bands`.
+        on_progress: Called with (images done, number of images).
+
+    Returns:
+        The moments of all images together.
+
+    Raises:
+        DataError: When an image can't be read.
+    """
+    channels = samples[0].bands.channels
+    total = Moments(0, np.zeros(channels), np.zeros(channels))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(samples), _THREADS):  # so that few images are held at once
+            for found in pool.map(_moments, samples[start : start + _THREADS]):
+                total = total.merged(found)
+            if on_progress:
+                on_progress(min(start + _THREADS, len(samples)), len(samples))
+    return total
+
+
+def _moments(sample: Sample) -> Moments:
+    image = sample.decode()[0]
+    pixels = image.reshape(-1, image.shape[2])
+    if pixels.dtype.kind == "f":
+        pixels = pixels[~np.isnan(pixels[:, 0])]
+    if not len(pixels):
+        return Moments(0, np.zeros(pixels.shape[1]), np.zeros(pixels.shape[1]))
+    mean = pixels.mean(axis=0, dtype=np.float64)
+    squares = np.array([np.square(band - mean[i]).sum() for i, band in enumerate(pixels.T.astype(np.float64))])
+    return Moments(len(pixels), mean, squares)
 
 
 def split_stats(config: Config, audits: dict[str, Audit]) -> dict[str, Any]:

@@ -8,7 +8,9 @@ nor the order of the samples matters.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from torchvision.transforms.v2 import functional as F
 
 from seghiero_core.config.schema import TransformConfig
 from seghiero_core.hierarchy.tree import IGNORE_INDEX
+from seghiero_core.readers import Bands
 
 PAD_RGB = (124, 116, 104)
 """The mean color of ImageNet: close to zero after the normalization of every backbone."""
@@ -114,27 +117,57 @@ def draw_augmentation(
     )
 
 
-def augment_image(image: Tensor, params: AugmentationParams) -> Tensor:
-    """Apply an augmentation to an image: bilinear with antialiasing, padded with `PAD_RGB`.
+def augment_image(image: Tensor, params: AugmentationParams, bands: Bands | None = None) -> Tensor:
+    """Apply an augmentation to an image: bilinear with antialiasing, padded with `PAD_RGB` or NaN.
 
     Args:
-        image: 3,H,W uint8 RGB.
+        image: 3,H,W uint8 RGB; with `bands` C,H,W uint8 or float32, NaN where there is no data.
         params: The augmentation, drawn for an image of this size.
+        bands: What the channels are; colors change in its red, green and blue only. Default: RGB.
 
     Returns:
-        3,h,w uint8 RGB of `params.size`, contiguous.
+        3,h,w uint8 RGB of `params.size`, contiguous; with `bands` C,h,w float32, whose padding has no data.
     """
     top, left, height, width = params.box
     part = image[:, top : top + height, left : left + width]
     if params.resized != (height, width):
-        part = F.resize(part, list(params.resized), interpolation=InterpolationMode.BILINEAR, antialias=True)
-    part = jitter_color(part, params)
+        part = resize_with_gaps(part, params.resized)
+    if bands is None:
+        part = jitter_color(part, params)
+    elif bands.rgb:
+        part, rgb = part.clone(), list(bands.rgb)
+        part[rgb] = jitter_color(part[rgb], params)
     if params.flip:
         part = F.horizontal_flip(part)
+    if bands is not None:
+        part = part.float()
     if params.resized == params.size:
         return part.contiguous()
+    if bands is not None:
+        return _paste(torch.full((len(part), *params.size), torch.nan), part, params)
     canvas = torch.tensor(PAD_RGB, dtype=torch.uint8).view(3, 1, 1).repeat(1, *params.size)
     return _paste(canvas, part, params)
+
+
+def resize_with_gaps(image: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize an image, bilinear with antialiasing, so that pixels without data don't spread.
+
+    Args:
+        image: ...,C,H,W uint8, or floats that are NaN in all channels where there is no data.
+        size: The new (h, w), px.
+
+    Returns:
+        ...,C,h,w of the same dtype: the weighted mean of the pixels with data, NaN where they are less than half.
+    """
+    resize = partial(F.resize, size=list(size), interpolation=InterpolationMode.BILINEAR, antialias=True)
+    if not image.is_floating_point():
+        return resize(image)
+    absent = image[..., :1, :, :].isnan()
+    if not absent.any():
+        return resize(image)
+    covered = resize((~absent).to(image.dtype))
+    values = resize(image.nan_to_num(0.0)) / covered.clamp(min=0.5)
+    return values.masked_fill(covered < 0.5, torch.nan)
 
 
 def augment_target(target: Tensor, params: AugmentationParams) -> Tensor:
@@ -163,13 +196,14 @@ def jitter_color(image: Tensor, params: AugmentationParams) -> Tensor:
 
     All four are affine in RGB, so together they are one 3x3 matrix and an offset, which is several times faster than
     applying one after the other. The sums are written out so that the result does not depend on the number of threads.
+    Floats, which have no highest value, are not clamped.
 
     Args:
-        image: 3,H,W uint8 RGB.
+        image: 3,H,W RGB, uint8, or float32 where 0 is black and NaN means no data.
         params: The augmentation; only its color parameters are used.
 
     Returns:
-        3,H,W uint8 RGB; `image` itself where nothing changes.
+        3,H,W RGB of the same dtype; `image` itself where nothing changes.
     """
     if (params.brightness, params.contrast, params.saturation, params.hue) == (1, 1, 1, 0):
         return image
@@ -178,11 +212,20 @@ def jitter_color(image: Tensor, params: AugmentationParams) -> Tensor:
     saturate = params.saturation * np.eye(3) + (1 - params.saturation) * np.ones((3, 1)) * _LUMA
     # Hue and saturation leave gray unchanged, so the offset that contrast adds to every channel passes through them.
     matrix = params.brightness * params.contrast * (_YIQ_TO_RGB @ turn @ _RGB_TO_YIQ @ saturate)
-    mean = image.sum(dim=(1, 2), dtype=torch.int64).numpy() / image[0].numel()  # integers: exact in any order
-    offset = (1 - params.contrast) * params.brightness * float(_LUMA @ mean)
+    offset = (1 - params.contrast) * params.brightness * float(_LUMA @ _mean_color(image))
     red, green, blue = image.float()
     rows = [float(r) * red + float(g) * green + float(b) * blue for r, g, b in matrix]
+    if image.is_floating_point():
+        return torch.stack(rows).add_(offset)
     return torch.stack(rows).add_(offset + 0.5).clamp_(0, 255).to(torch.uint8)
+
+
+def _mean_color(image: Tensor) -> np.ndarray:
+    """The mean of each channel of C,H,W over the pixels with data, the same on any number of threads."""
+    if not image.is_floating_point():
+        return image.sum(dim=(1, 2), dtype=torch.int64).numpy() / image[0].numel()  # integers: exact in any order
+    pixels = image.numpy()[:, ~np.isnan(image[0].numpy())]
+    return pixels.mean(axis=1, dtype=np.float64) if pixels.size else np.zeros(len(pixels))
 
 
 def _paste(canvas: Tensor, part: Tensor, params: AugmentationParams) -> Tensor:

@@ -111,7 +111,7 @@ def evaluate_checkpoint(
             raise DataError(f"{error}{hint}") from None
     else:
         suffixes = {key: value for key, value in dataset.model_extra.items() if key in ("image_suffix", "mask_suffix")}
-        samples, split = find_samples(folders, key="dataset.val", **suffixes), ""
+        samples, split = find_samples(folders, key="dataset.val", bands=dataset.bands, **suffixes), ""
     training = checkpoint.config.training
     device = check_device(device or training.device)
     # Only fp16 is missing on some devices; with the run's precision the metrics equal those of its own validation.
@@ -134,7 +134,7 @@ def evaluate_checkpoint(
         notify = ignore_events
     if folders is not None and after.dataset.sources:
         notify({"event": "warning", "text": "these masks are read by classes.labels, not by the labels of a source."})
-    collector = ImageCollector(hierarchy, len(samples))
+    collector = ImageCollector(hierarchy, len(samples), dataset.bands)
     evaluation = evaluate(
         model,
         report_batches(accelerator.prepare(loader), checkpoint.step, notify),

@@ -29,7 +29,7 @@ class ValidationExample(NamedTuple):
     """One image of a validation, to show beside its prediction.
 
     Attributes:
-        image: H,W,3 uint8 RGB.
+        image: H,W,C as in the batch.
         target: H,W node indices or `IGNORE_INDEX`.
         ids: The prediction at each level, H,W each, in the level's own numbering; -1 if undecided.
         index: The position of the image in the data set.
@@ -78,8 +78,8 @@ def evaluate(
     The measures don't depend on the sizes of the batches, up to rounding.
 
     Args:
-        model: Maps images B,3,H,W to an object with `.logits`, B,C,H,W.
-        loader: Yields batches with "image" (B,3,H,W) and "target" (B,H,W).
+        model: Maps images B,N,H,W to an object with `.logits`, B,C,H,W.
+        loader: Yields batches with "image" (B,N,H,W) and "target" (B,H,W).
         hierarchy: The class tree.
         accelerator: The run's accelerator.
         scores: What the logits mean, see `decode`.

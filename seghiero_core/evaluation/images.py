@@ -12,12 +12,14 @@ import numpy as np
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from seghiero_core.data.display import picture_of
 from seghiero_core.data.samples import evenly_spaced
 from seghiero_core.evaluation.pictures import Pictures, data_uri, make_pictures
 from seghiero_core.hierarchy.tensors import tree_tensors
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.metrics.counts import confusion
 from seghiero_core.metrics.measures import class_ious, mean_of_known, ratio
+from seghiero_core.readers import Bands
 
 MOST_IMAGES = 200
 """Images that a report shows. All of a smaller set; of a larger one the worst, the best and evenly spaced ones."""
@@ -53,13 +55,14 @@ class ImageCollector:
     Args:
         hierarchy: The class tree.
         images: The number of images in the split, over all processes.
+        bands: What their channels are. Default: RGB.
 
     Attributes:
         found: The images so far by their position in the data set; after `gather` those of all processes.
     """
 
-    def __init__(self, hierarchy: Hierarchy, images: int) -> None:
-        self.hierarchy, self.found = hierarchy, dict[int, MeasuredImage]()
+    def __init__(self, hierarchy: Hierarchy, images: int, bands: Bands | None = None) -> None:
+        self.hierarchy, self.bands, self.found = hierarchy, bands, dict[int, MeasuredImage]()
         self._always = {*evenly_spaced(range(images), images if images <= MOST_IMAGES else _SPACED)}
         self._ranked: list[tuple[float, int]] = []  # the worst and the best; mean mIoU and position, worst first
 
@@ -68,7 +71,7 @@ class ImageCollector:
 
         Args:
             index: The position in the data set.
-            image: 3,H,W uint8.
+            image: 3,H,W uint8, or C,H,W with `bands`.
             target: H,W labels or `IGNORE_INDEX`.
             prediction: H,W class numbers of each level, finest first; -1 where it backed off.
         """
@@ -87,7 +90,7 @@ class ImageCollector:
             miou,
             [ratio(table[:, 1:].trace(), table.sum()) for table in tables],
             [_wrong_cells(table) for table in tables],
-            make_pictures(image, target, prediction, self.hierarchy),
+            make_pictures(picture_of(image, self.bands), target, prediction, self.hierarchy),
         )
 
     def gather(self) -> None:

@@ -54,11 +54,11 @@ class Pictures:
         return tuple(_png(each, palette) for each in maps)
 
 
-def make_pictures(image: Tensor, target: Tensor, prediction: Sequence[Tensor], hierarchy: Hierarchy) -> Pictures:
+def make_pictures(image: np.ndarray, target: Tensor, prediction: Sequence[Tensor], hierarchy: Hierarchy) -> Pictures:
     """Draw an image, and pick the pixels of its truth and prediction that the pictures show.
 
     Args:
-        image: 3,H,W uint8 RGB.
+        image: H,W,3 uint8 RGB.
         target: H,W labels or `IGNORE_INDEX`.
         prediction: H,W class numbers of each level, finest first; -1 for none.
         hierarchy: The class tree.
@@ -66,11 +66,11 @@ def make_pictures(image: Tensor, target: Tensor, prediction: Sequence[Tensor], h
     Returns:
         The pictures.
     """
-    height, width = image.shape[1:]
+    height, width = image.shape[:2]
     scale = min(1, SIDE / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     photo = io.BytesIO()
-    pixels = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    pixels = Image.fromarray(image)
     pixels.resize(size[::-1], Image.Resampling.BOX, reducing_gap=2).save(photo, "WEBP", quality=_QUALITY, method=2)
     target, *predicted = (_nearest(each, size).cpu().numpy() for each in (target, *prediction))
     truth = [truth_at_level(target, level, hierarchy) for level in range(len(predicted))]

@@ -32,7 +32,7 @@ something."""
 class DecodedModel(nn.Module):
     """A network followed by its decoding.
 
-    Maps images B,3,H,W to a flat tuple: logits B,C,H,W, then the ids B,H,W int64 of every level, then the confidence
+    Maps images B,N,H,W to a flat tuple: logits B,C,H,W, then the ids B,H,W int64 of every level, then the confidence
     B,H,W of every level. `output_names` names them.
 
     Attributes:
@@ -52,7 +52,7 @@ class DecodedModel(nn.Module):
         """Predict and decode.
 
         Args:
-            image: B,3,H,W with values 0..255.
+            image: B,N,H,W as for `SegmentationModel`.
 
         Returns:
             Logits B,C,H,W, then ids B,H,W per level, then confidence B,H,W per level.
@@ -99,7 +99,7 @@ class HalfPrecision(nn.Module):
         """Compute the features of normalized images.
 
         Args:
-            x: B,3,H,W float32.
+            x: B,N,H,W float32.
 
         Returns:
             The backbone's features, B,C,h,w float32 each.
@@ -123,17 +123,18 @@ def output_names(hierarchy: Hierarchy) -> list[str]:
 # ── tracing and conversion ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def trace(model: nn.Module, input_dtype: torch.dtype) -> torch.export.ExportedProgram:
+def trace(model: nn.Module, input_dtype: torch.dtype, channels: int = 3) -> torch.export.ExportedProgram:
     """Trace a module whose forward takes one tensor named `image`.
 
     Args:
         model: The module; it is put in eval mode.
         input_dtype: The dtype of the image.
+        channels: Its number of channels.
 
     Returns:
         A program with free batch, height and width.
     """
-    example = torch.randint(0, 256, (2, 3, *EXAMPLE_SIZE)).to(input_dtype)
+    example = torch.randint(0, 256, (2, channels, *EXAMPLE_SIZE)).to(input_dtype)
     free = torch.export.Dim.DYNAMIC
     with no_exporter_output(), torch.no_grad():
         return torch.export.export(model.eval(), (example,), dynamic_shapes={"image": {0: free, 2: free, 3: free}})

@@ -49,6 +49,11 @@ def export_hf(folder: Path, out: Path) -> dict[str, Any]:
             f"--hf: {folder} has the backbone {backbone.type} and the head {head.type}; transformers only supports "
             "SegFormer (backbone segformer, head segformer). Export this network with --onnx."
         )
+    if checkpoint.config.dataset.channels:
+        raise UsageError(
+            f"--hf: {folder} takes {checkpoint.config.dataset.channels} bands, and the image processor of transformers "
+            "only RGB. Export this network with --onnx."
+        )
     if out.exists():
         raise UsageError(f"--hf: {out} already exists; choose a new folder.")
     leaves = hierarchy.leaves

@@ -22,7 +22,7 @@ class ParityImages(NamedTuple):
     """Images to compare a file and its network on.
 
     Attributes:
-        images: H,W,3 uint8 each.
+        images: H,W,3 uint8 each, or H,W,N as `Sample.decode` returns them.
         sizes: The sizes (H, W) to crop or extend them to.
         source: "validation" or "random".
     """
@@ -59,9 +59,14 @@ def parity_images(checkpoint: Checkpoint) -> ParityImages:
     """
     samples = evenly_spaced(available_samples(checkpoint, "val"), PARITY_IMAGES)
     if samples:
-        images = [sample.reader.read(sample.index)[0] for sample in samples]
+        images = [sample.decode()[0] for sample in samples]
         return ParityImages(images, _natural_sizes(images[0]), "validation")
-    noise = np.random.default_rng(0).integers(0, 256, (PARITY_IMAGES, 256, 320, 3), dtype=np.uint8)
+    rng, dataset = np.random.default_rng(0), checkpoint.config.dataset
+    if dataset.channels:
+        size = (PARITY_IMAGES, 256, 320, dataset.channels)
+        noise = rng.normal(dataset.mean, dataset.std, size).astype(np.float32)
+    else:
+        noise = rng.integers(0, 256, (PARITY_IMAGES, 256, 320, 3), dtype=np.uint8)
     return ParityImages(list(noise), list(PARITY_SIZES), "random")
 
 
@@ -72,7 +77,7 @@ def calibration_images(checkpoint: Checkpoint) -> list[np.ndarray]:
         checkpoint: The exported checkpoint.
 
     Returns:
-        CALIBRATION_IMAGES training images, H,W,3 uint8 each, spread evenly over the set.
+        CALIBRATION_IMAGES training images, as in `ParityImages`, spread evenly over the set.
 
     Raises:
         DataError: The training or validation images are missing.
@@ -83,7 +88,7 @@ def calibration_images(checkpoint: Checkpoint) -> list[np.ndarray]:
             "--int8 is calibrated on the run's training images and checked on its validation images, and "
             f"{checkpoint.config.dataset.root} no longer has them. Restore the data set, or export without --int8."
         )
-    return [sample.reader.read(sample.index)[0] for sample in evenly_spaced(samples, CALIBRATION_IMAGES)]
+    return [sample.decode()[0] for sample in evenly_spaced(samples, CALIBRATION_IMAGES)]
 
 
 def _natural_sizes(image: np.ndarray) -> list[tuple[int, int]]:

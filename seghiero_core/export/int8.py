@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from PIL import Image
+import torch
 
+from seghiero_core.data.transforms import resize_with_gaps
 from seghiero_core.export.graph import no_exporter_output, required_nodes
 
 CALIBRATION_PIXELS = 1 << 19
@@ -25,7 +26,7 @@ def to_int8(model: onnx.ModelProto, images: Sequence[np.ndarray]) -> onnx.ModelP
 
     Args:
         model: A graph with the value `logits`.
-        images: Images to calibrate the ranges of activations on, H,W,3 uint8 each.
+        images: Images to calibrate the ranges of activations on, H,W,N uint8 or float32 each.
 
     Returns:
         The quantized graph.
@@ -68,8 +69,8 @@ class _CalibrationReader:
         height, width = image.shape[:2]
         scale = (CALIBRATION_PIXELS / (height * width)) ** 0.5
         if scale < 1:
-            size = (round(width * scale), round(height * scale))
-            image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+            size = (round(height * scale), round(width * scale))
+            image = resize_with_gaps(torch.from_numpy(image).permute(2, 0, 1), size).permute(1, 2, 0).numpy()
         return {"image": np.ascontiguousarray(image.transpose(2, 0, 1)[None]).astype(self.dtype)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import onnx
 import torch
@@ -19,9 +19,10 @@ from seghiero_core.export.graph import DecodedModel
 from seghiero_core.export.options import ExportOptions
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.hierarchy.values import short_repr
+from seghiero_core.readers import Bands
 from seghiero_core.version import __version__
 
-_TYPES: dict[str, type] = {
+_TYPES: dict[str, Any] = {
     "description": str,
     "labels": dict,
     "tree": dict,
@@ -29,9 +30,13 @@ _TYPES: dict[str, type] = {
     "ignore": int,
     "levels": list,
     "decoding": dict,
+    "channels": int | None,
+    "nodata": float | int | None,
+    "rgb": list,
     "seghiero_version": str,
     "config_sha256": str,
 }
+_RGB = {"channels": None, "nodata": None, "rgb": []}  # files of earlier versions lack these keys
 METADATA_KEYS = tuple(_TYPES)
 """The keys of the metadata. Each holds one JSON document:
 
@@ -45,6 +50,9 @@ METADATA_KEYS = tuple(_TYPES)
 - `decoding`: {"mode", "scores", "channels", "confidence", "undecided"}. "channels" is the number of logits;
   "confidence" is the threshold below which predictions back off, and "undecided" the id of pixels that did (both null
   without a threshold).
+- `channels`: the number of bands of the images, in stored units; null for RGB.
+- `nodata`: the value that all bands have where there is no data, to be replaced by NaN in the input; null for none.
+- `rgb`: the positions of the bands red, green and blue; empty for none, and for RGB.
 - `seghiero_version`: the version that wrote the file.
 - `config_sha256`: the SHA-256 of the training config.
 """
@@ -64,9 +72,9 @@ def export_metadata(
     Returns:
         A value for each of METADATA_KEYS.
     """
-    hierarchy = model.hierarchy
+    hierarchy, bands = model.hierarchy, checkpoint.config.dataset.bands
     return {
-        "description": _describe(model, channels, options),
+        "description": _describe(model, channels, options, bands),
         "labels": {str(value): _names(hierarchy, label) for value, label in hierarchy.values.items()},
         "tree": hierarchy.tree,
         "colors": {name: hierarchy.colors[i].tolist() for i, name in enumerate(hierarchy.nodes)},
@@ -79,6 +87,9 @@ def export_metadata(
             "confidence": model.confidence,
             "undecided": None if model.confidence is None else undecided_id(hierarchy),
         },
+        "channels": bands and bands.channels,
+        "nodata": bands and bands.nodata,
+        "rgb": list(bands.rgb) if bands else [],
         "seghiero_version": __version__,
         "config_sha256": file_sha256(checkpoint.folder / "config.yaml"),
     }
@@ -129,9 +140,9 @@ def read_metadata(model: onnx.ModelProto, path: Path) -> dict[str, Any]:
         UsageError: A key is missing or its value is wrong, so the file was not written by `seghiero export`.
     """
     texts = {entry.key: entry.value for entry in model.metadata_props}
-    if missing := [key for key in METADATA_KEYS if key not in texts and key != "description"]:
+    if missing := [key for key in METADATA_KEYS if key not in texts and key not in ("description", *_RGB)]:
         raise UsageError(f"{path} was not written by `seghiero export`: its metadata lacks {', '.join(missing)}.")
-    metadata = {}
+    metadata = {**_RGB}
     for key, expected in _TYPES.items():
         if key in texts:
             try:
@@ -139,8 +150,9 @@ def read_metadata(model: onnx.ModelProto, path: Path) -> dict[str, Any]:
                 json.dumps(metadata[key], ensure_ascii=False).encode()  # fails for half of a surrogate pair
             except (ValueError, RecursionError) as error:
                 raise _wrong(path, f"'{key}' is not valid JSON ({error})") from None
-            if type(metadata[key]) is not expected:
-                raise _wrong(path, f"'{key}' is {short_repr(metadata[key])}, not of type {expected.__name__}")
+            if type(metadata[key]) not in (get_args(expected) or (expected,)):
+                name = getattr(expected, "__name__", expected)
+                raise _wrong(path, f"'{key}' is {short_repr(metadata[key])}, not of type {name}")
     try:
         hierarchy = hierarchy_from_metadata(metadata)
     except (UsageError, ValueError, RecursionError) as error:
@@ -173,7 +185,7 @@ def _levels(hierarchy: Hierarchy) -> list[dict[str, Any]]:
     ]
 
 
-def _describe(model: DecodedModel, channels: int, options: ExportOptions) -> str:
+def _describe(model: DecodedModel, channels: int, options: ExportOptions, bands: Bands | None) -> str:
     """Say what the file takes and gives, for someone who has nothing but the file."""
     hierarchy = model.hierarchy
     names = ", ".join(level.name for level in hierarchy.levels)
@@ -190,6 +202,14 @@ def _describe(model: DecodedModel, channels: int, options: ExportOptions) -> str
     outputs = logits if options.outputs == "logits" else masks
     if options.format == "pt2" and options.outputs != "logits":
         outputs = f"{logits[:-1]}; and {masks}"
+    if bands:
+        image = f"N,{bands.channels},H,W float32, bands in the units that the images are stored in, any N, H and W. NaN"
+        if bands.nodata is not None:
+            image += f", which must replace pixels with {bands.nodata:g} in all bands,"
+        return (
+            f"Hierarchical semantic segmentation. Input: `image`, {image} means that there is no data. The network "
+            f"normalizes the image itself: don't normalize it before. Outputs: {outputs}"
+        )
     return (
         f"Hierarchical semantic segmentation. Input: `image`, N,3,H,W {options.input}, RGB with values from 0 to 255, "
         "any N, H and W. The network normalizes the image itself: don't normalize it before, and don't divide it by "

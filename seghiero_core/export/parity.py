@@ -43,7 +43,7 @@ def measure_parity(
     Args:
         runner: Runs the file. It gives `logits`, and the ids of every level unless the file has none.
         model: The network.
-        images: H,W,3 uint8 each.
+        images: H,W,N each.
         dtype: The file's input, "uint8" or "float32".
         sizes: The sizes (H, W) to crop the images to. Smaller images are extended by their mirror image, not scaled:
             no network is used to scaled images.
@@ -81,7 +81,7 @@ def _found_ids(found: dict[str, np.ndarray], model: DecodedModel) -> list[np.nda
 
 
 def _crop_or_mirror(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """H,W,3 uint8 cropped to `size` (H, W), or extended to it by its mirror image."""
+    """H,W,N cropped to `size` (H, W), or extended to it by its mirror image."""
     height, width = size
     below, right = max(0, height - image.shape[0]), max(0, width - image.shape[1])
     return np.pad(image, [(0, below), (0, right), (0, 0)], mode="symmetric")[:height, :width]

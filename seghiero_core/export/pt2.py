@@ -38,7 +38,7 @@ class NamedOutputs(nn.Module):
         """Predict and decode.
 
         Args:
-            image: B,3,H,W with values 0..255.
+            image: B,N,H,W as for `SegmentationModel`.
 
         Returns:
             The outputs by name.
@@ -62,7 +62,7 @@ def to_pt2(
     Returns:
         The file's bytes, and the names of its outputs.
     """
-    program = trace(NamedOutputs(model, outputs), input_dtype)
+    program = trace(NamedOutputs(model, outputs), input_dtype, metadata["channels"] or 3)
     file = io.BytesIO()
     with no_exporter_output():
         torch.export.save(program, file, extra_files={"metadata.json": json.dumps(metadata)})

@@ -16,7 +16,7 @@ from seghiero_core.errors import CheckpointError, DeviceError, UsageError
 from seghiero_core.export.metadata import read_metadata
 
 Runner = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""Runs an exported file: images B,3,H,W -> outputs by name, with `logits` among them."""
+"""Runs an exported file: images B,N,H,W -> outputs by name, with `logits` among them."""
 
 
 def onnx_runner(path: Path) -> Runner:

@@ -65,13 +65,15 @@ def export_checkpoint(
     options.validate()
     _check_out(out, options.format)
     checkpoint = read_checkpoint(folder)
+    bands = checkpoint.config.dataset.channels
+    options = options.for_images(bands)
     data = with_other_data(checkpoint, config=config, overrides=overrides)
     if config or overrides:
         split_samples(data.config.dataset, "val")  # data that was named must be there
     _, hierarchy, scores, network = load_trained(checkpoint, "cpu")
     model = DecodedModel(network, hierarchy, scores, options.mode, options.confidence or None).eval()
     with torch.no_grad():  # a decoding mode that doesn't fit the scores fails here, not halfway through tracing
-        channels = model(torch.zeros(1, 3, 64, 64))[0].shape[1]
+        channels = model(torch.zeros(1, bands or 3, 64, 64))[0].shape[1]
     with replacing(out) as partial:
         partial.touch()  # an unwritable folder fails here, before minutes of work
         traced = copy.deepcopy(model)
@@ -83,7 +85,7 @@ def export_checkpoint(
             partial.write_bytes(content)
             runner = pt2_runner(partial)
         else:
-            graph = _onnx_graph(traced, data, options)
+            graph = _onnx_graph(traced, data, options, bands or 3)
             set_metadata(graph, metadata)
             outputs = [output.name for output in graph.graph.output]
             partial.write_bytes(graph.SerializeToString())
@@ -149,8 +151,8 @@ def _is_export(path: Path) -> bool:
         return False
 
 
-def _onnx_graph(model: DecodedModel, checkpoint: Checkpoint, options: ExportOptions) -> onnx.ModelProto:
-    graph = to_onnx(trace(model, getattr(torch, options.input)), model.hierarchy, options.onnx_opset)
+def _onnx_graph(model: DecodedModel, checkpoint: Checkpoint, options: ExportOptions, bands: int) -> onnx.ModelProto:
+    graph = to_onnx(trace(model, getattr(torch, options.input), bands), model.hierarchy, options.onnx_opset)
     check_opset(graph, options.onnx_opset)
     if options.precision == "int8":
         from seghiero_core.export.int8 import to_int8

@@ -16,7 +16,9 @@ from seghiero_core.config.schema import Config
 from seghiero_core.errors import UsageError
 from seghiero_core.events import Notify, ignore_events
 from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.model.factories import create_backbone
 from seghiero_core.model.segmentation import SegmentationModel
+from seghiero_core.model.stem import adapt_stem
 from seghiero_core.registry import BACKBONES, Statistics
 from seghiero_core.weights.files import checkpoint_folder, read_json, read_statistics, read_weights, weights_file
 from seghiero_core.weights.hub import is_hub_name
@@ -43,6 +45,7 @@ class _SourceModel:
         others: The other tensors: their names in a SegmentationModel, mapped to (key in the file, tensor).
         classes: The class of each channel of the logits.
         statistics: Mean and standard deviation (R, G, B in 0..1) of its inputs, if known.
+        channels: `dataset.channels` of its config; None for RGB.
     """
 
     name: str
@@ -50,6 +53,7 @@ class _SourceModel:
     others: Mapping[str, tuple[str, Tensor]]
     classes: Sequence[str]
     statistics: Statistics | None
+    channels: int | None = None
 
 
 def load_initial_weights(
@@ -57,8 +61,9 @@ def load_initial_weights(
 ) -> WeightsReport:
     """Load the backbone, head and normalization of the trained model that `config.init_from` names.
 
-    The source is a seghiero run or checkpoint, or a SegFormer of transformers (a folder or a hub name). Rows of the
-    classifier are matched by class name. Tensors of the head that don't fit keep their random values and are reported;
+    The source is a seghiero run or checkpoint, or a SegFormer of transformers (a folder or a hub name). With
+    `dataset.channels`, the stem of one for RGB is adapted, see `adapt_stem`. Rows of the classifier are matched by
+    class name. Tensors of the head that don't fit keep their random values and are reported;
     tensors of the backbone that don't fit are an error.
 
     Args:
@@ -76,9 +81,7 @@ def load_initial_weights(
     """
     source = _read_source(str(config.init_from), config, notify)
     label = f"init_from {source.name}"
-    report, translated = match_backbone(model.backbone, source.backbone, label, _backbone_name(config))
-    loaded = {f"backbone.{name}": value for name, (_, value) in translated.tensors.items()}
-
+    report, loaded = _match_backbone(model, source, config, label)
     own = model.state_dict()
     has_classifier = "head.classifier.weight" in own
     classes = hierarchy.nodes[: len(own["head.classifier.weight"])] if has_classifier else ()
@@ -95,7 +98,7 @@ def load_initial_weights(
             continue
         validate_tensor(value, own[name], key, label, "the config's network")
         loaded[name] = value
-    if source.statistics:
+    if source.statistics and not config.dataset.channels:  # other images have their own
         for name, values in zip(_STATISTICS_BUFFERS, source.statistics, strict=True):
             loaded[name] = 255 * torch.tensor(values).reshape(1, 3, 1, 1)
     model.load_state_dict(loaded, strict=False)
@@ -113,6 +116,28 @@ def load_initial_weights(
     )
     notify(report.event())
     return report
+
+
+def _match_backbone(
+    model: SegmentationModel, source: _SourceModel, config: Config, label: str
+) -> tuple[WeightsReport, dict[str, Tensor]]:
+    """The report on the backbone, and its tensors under their names in the model."""
+    bands = config.dataset.bands
+    if source.channels == config.dataset.channels:
+        report, translated = match_backbone(model.backbone, source.backbone, label, _backbone_name(config))
+        return report, {f"backbone.{name}": value for name, (_, value) in translated.tensors.items()}
+    if bands is None or source.channels is not None:
+        raise UsageError(
+            f"init_from: {source.name} was trained on images of {source.channels} bands; set dataset.channels to that, "
+            "or start from a network for RGB."
+        )
+    with torch.random.fork_rng(devices=[]):  # its random weights are replaced
+        backbone = create_backbone({"backbone": {**config.backbone.model_dump(), "pretrained": False}})
+    report, translated = match_backbone(backbone, source.backbone, label, _backbone_name(config))
+    backbone.load_state_dict({name: value for name, (_, value) in translated.tensors.items()}, strict=False)
+    adapt_stem(backbone, bands.channels, bands.rgb, _backbone_name(config))
+    state = backbone.state_dict()
+    return report, {f"backbone.{name}": state[name] for name in translated.tensors}
 
 
 def _has_row_per_class(key: str) -> bool:
@@ -165,7 +190,8 @@ def _read_seghiero(name: str, folder: Path, config: Config) -> _SourceModel:
     classes = checkpoint.config.hierarchy.nodes
     if "head.classifier.weight" in tensors:
         classes = classes[: len(tensors["head.classifier.weight"])]
-    return _SourceModel(name, backbone, others, list(classes), read_statistics(folder))
+    channels = checkpoint.config.dataset.channels
+    return _SourceModel(name, backbone, others, list(classes), read_statistics(folder), channels)
 
 
 def _backbone_name(config: Config) -> str:

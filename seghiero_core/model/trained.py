@@ -11,8 +11,8 @@ import torch
 
 from seghiero_core.checkpoint import Checkpoint
 from seghiero_core.config.loading import load_config, override_config
-from seghiero_core.config.readers import SPLITS, relocate
-from seghiero_core.config.schema import Config
+from seghiero_core.config.readers import REQUIRED_SPLITS, SPLITS, relocate
+from seghiero_core.config.schema import Config, DatasetConfig
 from seghiero_core.errors import UsageError, nearest, shorten
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.losses.combine import build_loss
@@ -88,10 +88,11 @@ def with_other_data(
     """
     changed = checkpoint.config
     if config is not None:
-        other = load_config(config)
+        other = load_config(config, required=REQUIRED_SPLITS)
         _check_same_tree(other.hierarchy, checkpoint.config.hierarchy, config)
+        dataset = _with_own_statistics(other.dataset, changed.dataset, config)
         sections = {name: getattr(changed, name) for name in Config.model_fields}
-        changed = Config(**{**sections, "dataset": other.dataset, "classes": other.classes})
+        changed = Config(**{**sections, "dataset": dataset, "classes": other.classes})
     options = {f"dataset.{option}" for part in changed.dataset.parts for option in READERS.get(part.type).options}
     for override in overrides:
         _check_key(override, [*keys, *sorted(options)])
@@ -114,6 +115,14 @@ def _check_same_tree(found: Hierarchy, expected: Hierarchy, path: Path) -> None:
             parts.append(f"{title}: {shorten(names, 5)}")
     detail = "; ".join(parts) or "the names are the same, but their order or their tree differs"
     raise UsageError(f"--config {path}: its classes are not those of the run ({detail}).")
+
+
+def _with_own_statistics(found: DatasetConfig, own: DatasetConfig, path: Path) -> DatasetConfig:
+    """Another data set with the mean and std of the run; raises UsageError unless both have the same bands."""
+    if found.channels != own.channels:
+        theirs, ours = ("8-bit RGB" if each is None else f"{each} bands" for each in (found.channels, own.channels))
+        raise UsageError(f"--config {path}: its images are {theirs} (dataset.channels), those of the run are {ours}.")
+    return found.model_copy(update={"mean": own.mean, "std": own.std})
 
 
 def _check_key(override: str, keys: Sequence[str]) -> None:

@@ -35,7 +35,8 @@ def found(pixels=(5, 5), ignored=0, sizes=None, names=("a.png",), folder="x", va
 
 def findings_of(audit, labels=("background", "car"), ignore=255, transform=SMALL_CROPS, **others):
     hierarchy = Hierarchy.from_config({"labels": labels, "ignore": ignore})
-    config = SimpleNamespace(hierarchy=hierarchy, transform=transform, dataset=SimpleNamespace(sources=None))
+    dataset = SimpleNamespace(sources=None, bands=None)
+    config = SimpleNamespace(hierarchy=hierarchy, transform=transform, dataset=dataset)
     return data_warnings(config, {"train": audit, **others})
 
 

@@ -59,7 +59,11 @@ def save_untrained(cfg: Path, overrides: list[str], *, seed: int = 1, **built_wi
     hierarchy = Hierarchy.from_config(config.classes)
     loss = build_loss({**config.loss, "class_weights": None}, hierarchy)
     torch.manual_seed(seed)
-    offline = {"backbone": {**config.backbone.model_dump(), "pretrained": False}, "head": config.head.model_dump()}
+    offline = {
+        "backbone": {**config.backbone.model_dump(), "pretrained": False},
+        "head": config.head.model_dump(),
+        "dataset": config.dataset,
+    }
     model = build_model(offline, loss.num_channels, embedding=loss.uses_embedding, **built_with)
     with torch.no_grad():
         model.head.classifier.weight.normal_()

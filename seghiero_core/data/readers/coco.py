@@ -12,12 +12,11 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from seghiero_core.data.coco import coco_mask, import_pycocotools
-from seghiero_core.data.encoded import file_stamp, inspect_image, read_file
-from seghiero_core.data.images import check_same_size, open_image, read_image
-from seghiero_core.data.orientation import upright_size
+from seghiero_core.data.encoded import decode_image, file_stamp, image_size, inspect_image, read_file, stamp_of
+from seghiero_core.data.images import check_same_size
 from seghiero_core.errors import DataError, nearest, shorten
 from seghiero_core.hierarchy.values import LARGEST_VALUE
-from seghiero_core.readers import Inspection, Reader, as_png, register_reader
+from seghiero_core.readers import Bands, Inspection, Reader, as_png, register_reader
 
 _Value = Annotated[int, Ge(0), Le(LARGEST_VALUE)]
 
@@ -25,6 +24,7 @@ _Value = Annotated[int, Ge(0), Le(LARGEST_VALUE)]
 @register_reader("coco")
 def build(
     key: str,
+    bands: Bands | None = None,
     *,
     images: Path,
     annotations: Path,
@@ -62,7 +62,7 @@ def build(
         )
     sizes = [(entry["height"], entry["width"]) for entry in entries]
     packed = [marshal.dumps(by_image[entry["id"]]) for entry in entries]  # a hundredth of the objects in memory
-    return _CocoReader(images, annotations, names, sizes, packed, (values, ignore_value, background))
+    return _CocoReader(images, annotations, names, sizes, packed, (values, ignore_value, background), bands)
 
 
 def _read(path: Path, key: str) -> dict[str, Any]:
@@ -111,15 +111,17 @@ class _CocoReader(Reader):
         sizes: list[tuple[int, int]],
         packed: list[bytes],
         drawing: tuple[dict[int, int], int, int | None],
+        bands: Bands | None,
     ) -> None:
         self.images, self.annotations = images, annotations
         self.names, self.sizes, self.packed, self.drawing = names, sizes, packed, drawing
+        self.bands = bands
 
     def __len__(self) -> int:
         return len(self.names)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
-        return read_image(self.files(index)[0]), self._draw(index), self.names[index]
+        return decode_image(self.files(index)[0], None, self.bands), self._draw(index), self.names[index]
 
     def name(self, index: int) -> str:
         return self.names[index]
@@ -128,8 +130,7 @@ class _CocoReader(Reader):
         return self.images / self.names[index], self.annotations / self.names[index]
 
     def size(self, index: int) -> tuple[int, int]:
-        with open_image(self.files(index)[0]) as image:
-            return upright_size(image)
+        return image_size(self.files(index)[0], None, self.bands)
 
     def encoded(self, index: int) -> tuple[tuple[bytes, str], tuple[bytes, str]]:
         image = self.files(index)[0]
@@ -137,13 +138,13 @@ class _CocoReader(Reader):
 
     def inspect(self, index: int, *, decode: bool) -> Inspection:
         image, mask = self.files(index)
-        found, _ = inspect_image(image, decode=decode)
+        found, _ = inspect_image(image, None, self.bands, decode=decode)
         check_same_size(image, found.size, mask, self.sizes[index])
         return found._replace(mask=self._draw(index) if decode else None)
 
     def stamp(self, index: int) -> str | None:
         stamp = file_stamp(self.files(index)[0], self.annotations)
-        return stamp and f"{stamp} {self.drawing}"
+        return stamp and f"{stamp} {self.drawing}{stamp_of(self.bands)}"
 
     def _draw(self, index: int) -> np.ndarray:
         values, ignore, background = self.drawing

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from seghiero_core.data.encoded import encoded_reader
 from seghiero_core.data.pairing import find_pairs
-from seghiero_core.readers import Reader, register_reader
+from seghiero_core.readers import Bands, Reader, register_reader
 
 
 @register_reader(
@@ -16,6 +16,7 @@ from seghiero_core.readers import Reader, register_reader
 )
 def build(
     key: str,
+    bands: Bands | None = None,
     *,
     images: Path,
     masks: Path,
@@ -24,4 +25,4 @@ def build(
     list: Path | None = None,
 ) -> Reader:
     """Images and masks in two folders, paired by name; of a `list` of images, only those that it names."""
-    return encoded_reader(find_pairs(key, images, masks, image_suffix, mask_suffix, list))
+    return encoded_reader(find_pairs(key, images, masks, image_suffix, mask_suffix, list, bands=bands), bands)

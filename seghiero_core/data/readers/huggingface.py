@@ -9,7 +9,7 @@ from typing import Any
 
 from seghiero_core.data.encoded import Pair, encoded_reader
 from seghiero_core.errors import DataError, UsageError, shorten
-from seghiero_core.readers import HubOrPath, Reader, register_reader
+from seghiero_core.readers import Bands, HubOrPath, Reader, register_reader
 
 
 @register_reader(
@@ -19,6 +19,7 @@ from seghiero_core.readers import HubOrPath, Reader, register_reader
 )
 def build(
     key: str,
+    bands: Bands | None = None,
     *,
     path: HubOrPath,
     split: str | None = None,
@@ -58,7 +59,7 @@ def build(
                 "as datasets.Image()."
             ) from error
     folder = Path(path, split) if split else Path(path)
-    return encoded_reader(_Rows(table.select_columns([image, mask]), folder, image, mask))
+    return encoded_reader(_Rows(table.select_columns([image, mask]), folder, image, mask), bands)
 
 
 def _split(found: Any, key: str, path: str, split: str | None) -> Any:

@@ -17,7 +17,7 @@ from seghiero_core.data.encoded import Pair, encoded_reader
 from seghiero_core.data.remote import ShardCache, is_url, read_bytes
 from seghiero_core.data.shards import expand, index_of, read_index
 from seghiero_core.errors import DataError
-from seghiero_core.readers import Reader, Urls, register_reader
+from seghiero_core.readers import Bands, Reader, Urls, register_reader
 
 _DOWNLOADS = 16  # indices at a time
 _Positive = Annotated[int, Ge(1)]
@@ -27,6 +27,7 @@ MIB = 2**20
 @register_reader("shards", form="URLS, or {urls: URLS} with a pattern or a list", short=lambda urls: {"urls": urls})
 def build(
     key: str,
+    bands: Bands | None = None,
     *,
     urls: Urls,
     window: _Positive = 8,
@@ -53,7 +54,7 @@ def build(
         )
     cache = ShardCache(Path(cache_dir).expanduser(), cache_mib * MIB)
     blocks = [len(index["names"]) for index in indices]
-    return encoded_reader(_Members(places, indices, cache), blocks=blocks, window=window)
+    return encoded_reader(_Members(places, indices, cache), bands, blocks=blocks, window=window)
 
 
 def _check_size(path: Path, expected: int) -> None:
