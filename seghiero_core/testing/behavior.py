@@ -18,6 +18,7 @@ from torch import nn
 
 from seghiero_core.errors import shorten
 from seghiero_core.model.factories import build_model
+from seghiero_core.testing.head_loss import head_loss, sample_target
 from seghiero_core.testing.shapes import NUM_CLASSES, describe_error
 
 ODD_SIZES = ((97, 131), (33, 47), (64, 96))
@@ -79,6 +80,9 @@ def training_problems(config: dict[str, Any], *, embedding: bool, bf16: bool = F
         loss = output.logits.float().square().mean() + output.logits.float().mean()
         if embedding:
             loss = loss + output.embedding.float().mean(dim=(0, 2, 3)).square().sum()
+        if output.head_outputs is not None:
+            outputs = {name: value.float() for name, value in output.head_outputs.items()}  # as accelerate does
+            loss = loss + head_loss(model.head, outputs, sample_target(1, *images.shape[2:]))
         loss.backward()
         optimizer.step()
         return loss.detach()

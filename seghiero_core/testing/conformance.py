@@ -24,6 +24,7 @@ from seghiero_core.testing.behavior import (
     state_problems,
     training_problems,
 )
+from seghiero_core.testing.head_loss import head_loss_problems
 from seghiero_core.testing.shapes import (
     NUM_CLASSES,
     STRIDES,
@@ -89,7 +90,8 @@ def check_head(name: str) -> None:
 
     This covers logits at C1's size for odd image sizes, an embedding with `proj_dim` channels and unit length, no
     embedding and no unused parameters with `embedding=False`, and the same training, saving, pickling and ONNX export
-    as for a backbone.
+    as for a backbone. Of a head with a loss of its own, it covers that each term is finite and has a gradient, that
+    ignored pixels cost nothing, and that the batches of a step add up.
 
     Args:
         name: The head's type.
@@ -120,12 +122,13 @@ def check_head(name: str) -> None:
             problems += _head_problems(output, (1, NUM_CLASSES, *features[0].shape[2:]), proj_dim)
     without = create_head(config, channels, NUM_CLASSES, embedding=False).eval()
     output = attempt(problems, "forward without the embedding", without, features)
-    if isinstance(output, tuple) and output[-1] is not None:
+    if isinstance(output, tuple) and output[1] is not None:
         problems.append(
             "with embedding=False it still returns an embedding: add the keyword-only parameter `embedding` to the "
             "builder and return None if it is false"
         )
     _raise_if_any("head", name, problems)
+    problems += head_loss_problems(without, [torch.cat([f, torch.randn_like(f)]) for f in features])
     for family in _working_backbones():
         pair = {**backbone_config(family, _narrowest(BACKBONES.get(family))), **config}
         problems += training_problems(pair, embedding=True)
@@ -139,6 +142,9 @@ def check_head(name: str) -> None:
 
 
 def _head_problems(output: Any, logits_shape: tuple[int, ...], proj_dim: int) -> Iterator[str]:
+    if isinstance(output, tuple) and len(output) == 3:
+        yield "in eval mode it returns a third value: return further outputs only if self.training"
+        return
     if not isinstance(output, tuple) or len(output) != 2:
         yield f"forward returns {type(output).__name__}, expected the pair (logits, embedding)"
         return
@@ -167,8 +173,8 @@ def _working_backbones() -> list[str]:
 
 
 def _narrowest(entry: BackboneEntry) -> str:
-    """Return the variant with the fewest channels."""
-    return min(entry.variants, key=lambda variant: sum(entry.variants[variant]))
+    """Return the variant with the fewest channels, or the default where variants aren't listed."""
+    return min(entry.variants, key=lambda variant: sum(entry.variants[variant]), default=entry.default)
 
 
 def _raise_if_any(kind: str, name: str, problems: Sequence[str]) -> None:

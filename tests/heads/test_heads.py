@@ -13,7 +13,15 @@ from seghiero_core.model.factories import build_model, create_backbone, create_h
 from seghiero_core.registry import BACKBONES, HEADS, register_head
 from seghiero_core.testing.conformance import check_head
 
-BUILT_IN = {"aspp": 256, "poincare": 256, "segformer": 256, "ultrafast_segformer": 128, "extremely_fast_segformer": 64}
+BUILT_IN = {
+    "aspp": 256,
+    "poincare": 256,
+    "mask_query": 128,
+    "segformer": 256,
+    "ultrafast_segformer": 128,
+    "extremely_fast_segformer": 64,
+    "linear": 64,
+}
 CHANNELS = (24, 32, 48, 64)
 
 
@@ -59,7 +67,7 @@ def test_every_head_accepts_every_backbone(backbone, variant):
         again.load_state_dict(net.state_dict())
         for head, proj_dim in BUILT_IN.items():
             module = create_head({**config, "head": {"type": head}}, [f.shape[1] for f in features], 7)
-            logits, embedding = module(features)
+            logits, embedding, *_ = module(features)
             assert logits.shape == (2, 7, *features[0].shape[2:])
             assert embedding.shape[:2] == (2, proj_dim)
             net.zero_grad(set_to_none=True)
@@ -74,7 +82,7 @@ def test_every_head_accepts_every_backbone(backbone, variant):
 def test_embedding_has_unit_length(head, width):
     torch.manual_seed(0)  # with other weights, all 16 channels of a pixel may be 0 after the ReLU
     module = create_head({"head": {"type": head, "proj_dim": width}}, CHANNELS, 3)
-    _, embedding = module(pyramid())
+    _, embedding, *_ = module(pyramid())
     assert embedding.shape[1] == (width or BUILT_IN[head])
     torch.testing.assert_close(embedding.norm(dim=1), torch.ones_like(embedding[:, 0]))
 

@@ -32,7 +32,11 @@ LOSSES = {
     "conditional": f"{{terms: {{conditional_cross_entropy: 1}}, {WEIGHTS}}}",
     "focal": f"{{terms: {{focal: 1}}, {WEIGHTS}}}",
     "few_triplets": "{terms: {leaf_cross_entropy: 1.0e-3, tree_triplet: {samples: 8, margin: 2}}}",
+    "mask_query": "{preset: flat}",
+    "mask_query_over_nodes": "{preset: logicseg}",
 }
+OWN = ["head={type: mask_query, queries: 3, proj_dim: 8}", "training.freeze_norm=true"]
+"""A head with a loss of its own, and fewer queries than leaves; images would meet in its BatchNorms."""
 
 
 class Plain(nn.Module):
@@ -102,6 +106,7 @@ def first_step(cfg: Path, loss: str, batch_size: int, accumulation: int) -> torc
         f"training.batch_size={batch_size}",
         f"output.name={loss}-{batch_size}x{accumulation}",
     ]
+    options += OWN if loss.startswith("mask_query") else []
     config = load_config(cfg, [*options, f"training.gradient_accumulation={accumulation}"])
     found, update_weights = [], loop.update_weights
 
