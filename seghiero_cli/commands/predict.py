@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,19 +53,25 @@ def predict(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also save all scores as .npz.")] = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Skip images whose results exist.")] = False,
     max_pixels: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Refuse larger images. Default: 2 000 000 000.", show_default=False)
-    ] = 2_000_000_000,
+        int | None,
+        typer.Option(min=1, metavar="N", help="Refuse larger images. Default: 2 000 000 000; for rasters no limit."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per image.")] = False,
 ) -> None:
-    """Write one index PNG per level and an overlay for every image; classes.json maps numbers to class names."""
+    """Write one index PNG per level and an overlay for every image; classes.json maps numbers to class names.
+
+    GeoTIFF files, and TIFF files above 67 MP, give GeoTIFF masks (with the extra
+    `rasters`). If one is interrupted, the same command goes on with it.
+    """
     from seghiero_cli.runs import find_named_checkpoint
     from seghiero_core.atomic import check_writable, make_folder
     from seghiero_core.errors import DataError
-    from seghiero_core.predict.files import find_jobs, predict_files
+    from seghiero_core.predict.files import predict_files
+    from seghiero_core.predict.jobs import find_jobs
+    from seghiero_core.predict.legend import check_legend, write_legend
     from seghiero_core.predict.loading import load
-    from seghiero_core.predict.writer import PredictionOutputs, check_legend, write_legend
+    from seghiero_core.predict.writer import PredictionOutputs
 
-    jobs = find_jobs(inputs, out, print_skipped)
     check_legend(out)
     names = [name for name in tta.split(",") if name]
     predictor = load(
@@ -77,13 +84,15 @@ def predict(
         tta=names,
         batch_size=batch_size,
     )
+    jobs = find_jobs(inputs, out, print_skipped, arrays=predictor.bands is not None)
     make_folder(out)
     check_writable(out)
     failed: list[str] = []
     done = skipped = 0
     with Progress() as progress:
         outputs = PredictionOutputs(predictor.hierarchy, predictor.undecided, probabilities)
-        for result in predict_files(predictor, jobs, outputs, skip_existing=skip_existing, max_pixels=max_pixels):
+        options = {"skip_existing": skip_existing, "max_pixels": max_pixels}
+        for result in predict_files(predictor, jobs, outputs, notify=partial(show_raster, progress), **options):
             skipped += result.skipped
             if result.error is not None:
                 failed.append(result.error)
@@ -111,6 +120,17 @@ def print_skipped(event: dict[str, Any]) -> None:
     files = event["files"]
     kinds = shorten([f"{count} {suffix or 'without an extension'}" for suffix, count in files.items()], 5)
     console.note(f"{event['folder']}: skipped {console.plural(sum(files.values()), 'file')} of other types ({kinds})")
+
+
+def show_raster(progress: Progress, event: dict[str, Any]) -> None:
+    """Show how far a raster is, and whether it was begun before; for `predict_files`."""
+    if event["event"] == "rows":
+        progress.show(f"{event['image']}: {event['done']} of {event['height']} rows")
+    elif event["event"] == "resumed":
+        console.note(f"{event['image']}: going on with what is finished")
+    else:
+        changed = ", ".join(event["changed"])
+        console.note(f"{event['image']}: begun again; what was finished can't be used (differs: {changed})")
 
 
 def _json_line(result) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from seghiero_cli import console
-from seghiero_cli.commands.predict import print_skipped
+from seghiero_cli.commands.predict import print_skipped, show_raster
 from seghiero_cli.options import DECODE_HELP, DEVICE_HELP
 from seghiero_cli.progress import Progress
 from seghiero_cli.tables import format_percent
@@ -35,21 +36,23 @@ def pseudo_label(
 ) -> None:
     """Write masks of predictions to train on: the deepest class that is sure enough, or ignored.
 
-    A pixel that is surely a vehicle, but a car or a bus, gets the label vehicle. classes.yaml in the folder lists the
-    mask values. A run that was stopped goes on where it was.
+    A pixel that is surely a vehicle, but may be a car or a bus, is labeled vehicle.
+    classes.yaml in the folder lists the mask values. A command that was stopped
+    goes on where it was.
     """
     from seghiero_cli.runs import find_named_checkpoint
     from seghiero_core.atomic import check_writable, make_folder
     from seghiero_core.errors import DataError
-    from seghiero_core.predict.files import find_jobs, predict_files
+    from seghiero_core.predict.files import predict_files
+    from seghiero_core.predict.jobs import find_jobs
     from seghiero_core.predict.loading import load
     from seghiero_core.predict.pseudo_labels import PseudoLabels, write_classes
 
-    jobs = find_jobs(inputs, out, print_skipped)
     if checkpoint.suffix != ".onnx":
         checkpoint = find_named_checkpoint(checkpoint)
     options = {"mode": decode, "confidence": confidence, "tile": tile, "tta": [name for name in tta.split(",") if name]}
     predictor = load(checkpoint, device=device, batch_size=batch_size, **options)
+    jobs = find_jobs(inputs, out, print_skipped, arrays=predictor.bands is not None)
     make_folder(out)
     check_writable(out)
     classes = write_classes(out, predictor.hierarchy, {"checkpoint": str(checkpoint.resolve()), **options})
@@ -57,7 +60,8 @@ def pseudo_label(
     pixels = skipped = done = 0
     labeled = dict.fromkeys([level.name for level in predictor.hierarchy.levels], 0)
     with Progress() as progress:
-        for result in predict_files(predictor, jobs, PseudoLabels(predictor.hierarchy), skip_existing=True):
+        outputs, notify = PseudoLabels(predictor.hierarchy), partial(show_raster, progress)
+        for result in predict_files(predictor, jobs, outputs, skip_existing=True, notify=notify):
             if result.error is not None:
                 failed.append(result.error)
             elif result.skipped:

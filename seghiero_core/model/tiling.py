@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,29 +19,47 @@ DEFAULT_OVERLAP = 128
 """What neighboring tiles share, px."""
 
 Forward = Callable[[Tensor], Tensor]
-"""A network: images B,3,H,W uint8 -> logits B,C,H,W float32."""
+"""A network: images B,C,H,W uint8 or float32 -> logits B,K,H,W float32."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An upright RGB image.
+    """An upright image of C channels: RGB, or the bands that a network was trained on.
 
     Attributes:
         height, width: The size in px.
-        crop: `crop(top, bottom, left, right)` in px reads h,w,3 uint8.
+        crop: `crop(top, bottom, left, right)` in px reads h,w,C uint8, or float32 where the network takes that.
+        valid: `valid(top, bottom, left, right)` tells which pixels hold data: h,w bool. None: all do.
+        show: Makes a picture to look at, h,w,3 uint8, of a crop. None: the crops are RGB.
+        raster: For an image that is predicted to rasters, the file (see `predict.raster`); else None.
     """
 
     height: int
     width: int
     crop: Callable[[int, int, int, int], np.ndarray]
+    valid: Callable[[int, int, int, int], np.ndarray] | None = None
+    show: Callable[[np.ndarray], np.ndarray] | None = None
+    raster: Any = None
 
     def whole(self) -> np.ndarray:
         """Read the whole image.
 
         Returns:
-            H,W,3 uint8.
+            H,W,C uint8 or float32.
         """
         return self.crop(0, self.height, 0, self.width)
+
+    def shown(self, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+        """Read a crop to look at.
+
+        Args:
+            top, bottom, left, right: The crop, px.
+
+        Returns:
+            h,w,3 uint8 RGB.
+        """
+        crop = self.crop(top, bottom, left, right)
+        return crop if self.show is None else self.show(crop)
 
 
 def align_up(length: int) -> int:
@@ -76,7 +95,7 @@ def tile_spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
 
 
 def tiled_logits(
-    picture: Picture, forward: Forward, *, tile: int, overlap: int, batch_size: int = 1
+    picture: Picture, forward: Forward, *, tile: int, overlap: int, batch_size: int = 1, start: int = 0
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Compute the logits of a picture tile by tile, blended where tiles overlap.
 
@@ -89,15 +108,20 @@ def tiled_logits(
         forward: The network.
         tile, overlap: See `tile_spans`.
         batch_size: Tiles of one size that go through the network together.
+        start: Where to go on, px: the top of a rectangle. Those above are left out, and nothing else changes.
 
     Yields:
         (top, left, logits C,h,w) of finished rectangles in reading order, which cover each pixel once.
     """
     columns = tile_spans(picture.width, tile, overlap)
     rows = tile_spans(picture.height, tile, overlap)
-    waiting_below: Tensor | None = None  # C,overlap,W: what the row of tiles above adds to this one
+    if start >= picture.height:
+        return
+    carried: Tensor | None = None  # C,overlap,W: what a row of tiles adds to the next one; one buffer for all of them
     for top, bottom in rows:
-        from_above, waiting_below = waiting_below, None
+        if bottom < picture.height and bottom - overlap < start:
+            continue
+        from_above = carried is not None
         from_left: Tensor | None = None  # C,h,overlap
         row_weights = _weights(bottom - top, overlap, first=top == 0, last=bottom == picture.height)
         for (left, right), logits in _row_of_tiles(picture, forward, top, bottom, columns, batch_size):
@@ -108,24 +132,26 @@ def tiled_logits(
             if right < picture.width:
                 from_left = logits[..., -overlap:].clone()
                 logits = logits[..., :-overlap]
-            if from_above is not None:
-                logits[:, :overlap] += from_above[:, :, left : left + logits.shape[2]].to(logits)
+            columns_here = slice(left, left + logits.shape[2])
+            if from_above:
+                logits[:, :overlap] += carried[:, :, columns_here].to(logits)
             if bottom < picture.height:
-                if waiting_below is None:
-                    waiting_below = torch.empty(len(logits), overlap, picture.width)
-                waiting_below[:, :, left : left + logits.shape[2]] = logits[:, -overlap:]
+                if carried is None:
+                    carried = torch.empty(len(logits), overlap, picture.width)
+                carried[:, :, columns_here] = logits[:, -overlap:]
                 logits = logits[:, :-overlap]
-            yield top, left, logits
+            if top >= start:  # the row before only fills `carried`
+                yield top, left, logits
 
 
 def to_batch(images: list[np.ndarray]) -> Tensor:
     """Stack images to a batch.
 
     Args:
-        images: H,W,3 uint8 each, all of one size.
+        images: H,W,C uint8 or float32 each, all of one size.
 
     Returns:
-        B,3,H,W uint8.
+        B,C,H,W of the same type.
     """
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 

@@ -1,46 +1,35 @@
 """Predicting many files: while the network computes, the next images are decoded and the last ones written.
 
 Reading and writing have one thread each. `predict_files` is the loop; `_Writing` is an image that has been predicted
-but isn't written yet.
+but isn't written yet. `jobs` finds the files.
 """
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from seghiero_core.data.pairing import PREDICTED_EXTENSIONS, files_below
-from seghiero_core.errors import DataError, UsageError
+from seghiero_core.errors import DataError
 from seghiero_core.events import Notify, ignore_events
 from seghiero_core.model.tiling import Picture
-from seghiero_core.predict.outputs import Outputs
-from seghiero_core.predict.picture import MAX_PIXELS, open_picture
+from seghiero_core.predict.jobs import Job
+from seghiero_core.predict.origin import decisive_values
+from seghiero_core.predict.outputs import Outputs, OutputWriter
+from seghiero_core.predict.picture import open_picture
+from seghiero_core.predict.piece import Piece
 from seghiero_core.predict.predictor import Predictor
-from seghiero_core.predict.strip import Strip
+from seghiero_core.predict.raster import is_raster
 
 MAX_WAITING_WRITES = 4
 """Predicted images that may wait to be written, before the network waits for them."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """An image to predict.
-
-    Attributes:
-        image: The image file.
-        stem: Where its prediction goes, without an ending (see `Outputs.paths`).
-    """
-
-    image: Path
-    stem: Path
 
 
 @dataclass
@@ -62,102 +51,46 @@ class FileResult:
     skipped: bool = False
 
 
-def find_jobs(inputs: Sequence[str | Path], out: Path, notify: Notify = ignore_events) -> list[Job]:
-    """Find the images to predict.
-
-    Args:
-        inputs: Image files, folders (searched with all their sub-folders) and globs (with `**` for sub-folders).
-        out: The folder for the results. Sub-folders of inputs are kept below it, and images in it are not inputs.
-        notify: Receives an event "skipped" for each folder that holds other files than images: "folder", and "files",
-            the number of them by extension.
-
-    Returns:
-        One job per image.
-
-    Raises:
-        UsageError: An input doesn't exist or has no images, or two images would be written to the same files.
-    """
-    jobs: dict[Path, Path] = {}
-    for given in inputs:
-        for file, name in _images_of(given, out, notify).items():
-            stem = out / name.with_suffix("")
-            if jobs.setdefault(stem, file).resolve() != file.resolve():
-                raise UsageError(
-                    f"{jobs[stem]} and {file} would both be written to {stem}.*. Predict one kind of file at a time, "
-                    f"for example '{file.parent}/*{file.suffix}', each with its own --out."
-                )
-    return [Job(image, stem) for stem, image in jobs.items()]
-
-
-def _images_of(given: str | Path, out: Path, notify: Notify) -> dict[Path, Path]:
-    """The images that an input stands for, with their names below `out`."""
-    path = Path(given)
-    if path.is_dir():
-        files = [file for file in files_below(path) if out.resolve() not in file.resolve().parents]
-        images = [file for file in files if file.suffix.lower() in PREDICTED_EXTENSIONS]
-        if others := Counter(file.suffix.lower() for file in files if file.suffix.lower() not in PREDICTED_EXTENSIONS):
-            notify({"event": "skipped", "folder": path, "files": dict(others.most_common())})
-        if not images and out.resolve().is_relative_to(path.resolve()):
-            raise UsageError(f"{given} contains no images outside of the folder for the results, {out}.")
-        if not images:
-            raise UsageError(f"{given} contains no images ({', '.join(sorted(PREDICTED_EXTENSIONS))}).")
-        return {file: file.relative_to(path) for file in images}
-    if path.exists():
-        return {path: Path(path.name)}
-    if glob.has_magic(str(given)):
-        names = glob.glob(str(given), recursive=True)  # noqa: PTH207, Path.glob takes no absolute patterns
-        images = sorted(Path(name) for name in names if Path(name).is_file())
-        if not images:
-            raise UsageError(f"{given}: no file matches.")
-        return {file: file.relative_to(_folder_before_wildcards(path)) for file in images}
-    raise UsageError(f"{given}: no such file or folder.")
-
-
-def _folder_before_wildcards(pattern: Path) -> Path:
-    parts: list[str] = []
-    for part in pattern.parts[:-1]:
-        if glob.has_magic(part):
-            break
-        parts.append(part)
-    return Path(*parts)
-
-
 def predict_files(
     predictor: Predictor,
     jobs: Sequence[Job],
     outputs: Outputs,
     *,
     skip_existing: bool = False,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
+    notify: Notify = ignore_events,
 ) -> Iterator[FileResult]:
     """Predict images and write the results. Images of one size are batched, `predictor.batch_size` at a time.
 
     An image that can't be read doesn't stop the others. Any other failure (disk full, out of memory) is raised, and
-    leaves no unfinished files.
+    leaves no unfinished files, except of a raster: the next call goes on where it was.
 
     Args:
         predictor: The network.
         jobs: The images.
         outputs: What to write.
         skip_existing: Skip images whose files all exist.
-        max_pixels: Refuse larger images.
+        max_pixels: Refuse larger images. Default: `picture.MAX_PIXELS`, but for rasters no limit.
+        notify: Receives the events of `Unfinished` and, after each row of tiles of a raster, "rows": "image", "done"
+            and "height", in px.
 
     Yields:
         One result per job, in the order of the jobs.
     """
 
     def open_job(job: Job) -> _Opened | FileResult:
-        if skip_existing and all(path.exists() for path in outputs.paths(job.stem)):
+        paths = outputs.paths(job.stem, raster=is_raster(job.image))
+        if skip_existing and all(path.exists() for path in paths):
             return FileResult(job.image, skipped=True)
         try:
-            return _Opened(job, open_picture(job.image, max_pixels=max_pixels))
+            return _Opened(job, open_picture(job.image, bands=predictor.bands, max_pixels=max_pixels))
         except DataError as error:
             return FileResult(job.image, error=str(error))
 
     waiting = deque(jobs)
     opened: deque[Future[_Opened | FileResult]] = deque()
-    writing: deque[_Writing] = deque()
     reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
+    queue = _Queue(predictor, outputs, writer, notify)
     try:
         while waiting or opened:
             while waiting and len(opened) <= predictor.batch_size:
@@ -165,16 +98,16 @@ def predict_files(
             first = opened[0].result()
             if isinstance(first, FileResult):  # skipped or unreadable
                 opened.popleft()
-                yield from _finish(writing, 0)
+                yield from queue.finish(0)
                 yield first
             else:
-                yield from _predict(predictor, _next_batch(opened, predictor), outputs, writer, writing)
-        yield from _finish(writing, 0)
+                yield from queue.predict(_next_batch(opened, predictor))
+        yield from queue.finish(0)
     finally:
         reader.shutdown(cancel_futures=True)
         writer.shutdown(cancel_futures=True)
-        for unfinished in writing:
-            unfinished.output.discard()
+        for unfinished in queue.writing:
+            unfinished.suspend()
 
 
 class _Opened(NamedTuple):
@@ -199,60 +132,74 @@ def _next_batch(opened: deque[Future[_Opened | FileResult]], predictor: Predicto
     return batch
 
 
-def _predict(
-    predictor: Predictor,
-    batch: list[_Opened],
-    outputs: Outputs,
-    writer: ThreadPoolExecutor,
-    writing: deque[_Writing],
-) -> Iterator[FileResult]:
-    """Predict a batch and add it to `writing`; yield the results of images that have to be complete by now."""
-    started = time.perf_counter()
-    begun: list[_Writing] = []
-    try:
-        for strips in predictor.strips([picture for _, picture in batch], scores=outputs.scores):
-            if not begun:  # only now is it known that the first rows can be read
-                begun = [_Writing(job, picture, outputs, writer) for job, picture in batch]
-                writing.extend(begun)
-            for image, (_, picture), strip in zip(begun, batch, strips, strict=True):
-                image.write(strip, picture.crop(strip.top, strip.top + len(strip.ids[0]), 0, picture.width))
-    except DataError as error:  # a large image, whose rows are decoded as they are needed
-        for image in begun:
-            image.discard()
-            writing.remove(image)
-        if len(batch) > 1:  # find out which one it was
-            for one in batch:
-                yield from _predict(predictor, [one], outputs, writer, writing)
+class _Queue:
+    """Predicts batches, and keeps the images that are being written."""
+
+    def __init__(self, predictor: Predictor, outputs: Outputs, writer: ThreadPoolExecutor, notify: Notify) -> None:
+        self.predictor, self.outputs, self.writer, self.notify = predictor, outputs, writer, notify
+        self.writing: deque[_Writing] = deque()
+
+    def predict(self, batch: list[_Opened]) -> Iterator[FileResult]:
+        """Predict a batch and write it; yield the results of images that have to be complete by now."""
+        started = time.perf_counter()
+        begun: list[_Writing] = []
+        pictures = [picture for _, picture in batch]
+        try:
+            if pictures[0].raster is not None and self.predictor.is_tiled(pictures[0]):
+                self._begin(batch, begun)
+            start = begun[0].output.start if begun else 0
+            for pieces in self.predictor.pieces(pictures, scores=self.outputs.scores, start=start):
+                if not begun:  # only now is it known that the first rows can be read
+                    self._begin(batch, begun)
+                for image, picture, piece in zip(begun, pictures, pieces, strict=True):
+                    height, width = piece.size
+                    shown = picture.shown(piece.top, piece.top + height, piece.left, piece.left + width)
+                    image.write(piece, shown)
+                    if picture.raster is not None and piece.left + width == picture.width:
+                        rows = {"done": piece.top + height, "height": picture.height}
+                        self.notify({"event": "rows", "image": image.image, **rows})
+        except DataError as error:  # a large image, whose rows are decoded as they are needed
+            for image in begun:
+                image.discard()
+                self.writing.remove(image)
+            if len(batch) > 1:  # find out which one it was
+                for one in batch:
+                    yield from self.predict([one])
+                return
+            yield from self.finish(0)
+            yield FileResult(batch[0].job.image, error=str(error))
             return
-        yield from _finish(writing, 0)
-        yield FileResult(batch[0].job.image, error=str(error))
-        return
-    ms = (time.perf_counter() - started) * 1000 / len(batch)
-    for image in begun:
-        image.commit(ms)
-    yield from _finish(writing, MAX_WAITING_WRITES)
+        ms = (time.perf_counter() - started) * 1000 / len(batch)
+        for image in begun:
+            image.commit(ms)
+        yield from self.finish(MAX_WAITING_WRITES)
 
+    def finish(self, leave: int) -> Iterator[FileResult]:
+        """Wait for all but the last `leave` images, in order. One that fails stays in the queue, to be suspended."""
+        while len(self.writing) > leave:
+            result = self.writing[0].result()
+            self.writing.popleft()
+            yield result
 
-def _finish(writing: deque[_Writing], leave: int) -> Iterator[FileResult]:
-    """Wait for all but the last `leave` images, in order. One that fails stays in the queue, to be discarded."""
-    while len(writing) > leave:
-        result = writing[0].result()
-        writing.popleft()
-        yield result
+    def _begin(self, batch: list[_Opened], begun: list[_Writing]) -> None:
+        for job, picture in batch:
+            made_by = {} if picture.raster is None else decisive_values(self.predictor, job.image)
+            output = self.outputs.open(job.stem, picture, made_by, self.notify)
+            begun.append(_Writing(job.image, output, self.writer))
+            self.writing.append(begun[-1])
 
 
 class _Writing:
-    """The files of one image, written by the writer's thread: a `write` per strip, then `commit`."""
+    """The files of one image, written by the writer's thread: a `write` per piece, then `commit`."""
 
-    def __init__(self, job: Job, picture: Picture, outputs: Outputs, writer: ThreadPoolExecutor):
-        self.image, self.writer = job.image, writer
+    def __init__(self, image: Path, output: OutputWriter, writer: ThreadPoolExecutor):
+        self.image, self.output, self.writer = image, output, writer
         self.writes: deque[Future[None]] = deque()
         self.committed: Future[FileResult] | None = None
-        self.output = outputs.open(job.stem, picture.height, picture.width)
 
-    def write(self, strip: Strip, rows: np.ndarray) -> None:
-        """Queue a strip; waits until at most this one is left, so that few are held in memory."""
-        self.writes.append(self.writer.submit(self.output.write, strip, rows))
+    def write(self, piece: Piece, image: np.ndarray) -> None:
+        """Queue a piece; waits until at most this one is left, so that few are held in memory."""
+        self.writes.append(self.writer.submit(self.output.write, piece, image))
         self._wait_for_writes(1)
 
     def commit(self, ms: float) -> None:
@@ -267,10 +214,21 @@ class _Writing:
         """Wait until the files are complete; raises what went wrong."""
         return self.committed.result()
 
+    def suspend(self) -> None:
+        """Close the files of an image that isn't committed."""
+        self._settle()
+        self.output.suspend()
+
     def discard(self) -> None:
         """Remove the unfinished files of an image that isn't committed."""
-        self._wait_for_writes(0)
+        self._settle()
         self.output.discard()
+
+    def _settle(self) -> None:
+        """Wait for what is being written; whether it succeeds doesn't matter any more."""
+        for write in self.writes:
+            with contextlib.suppress(Exception, CancelledError):
+                write.result()
 
     def _wait_for_writes(self, leave: int) -> None:
         while len(self.writes) > leave:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from seghiero_core.atomic import file_sha256
 from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.decode_modes import DEFAULT_DECODING, Decoding, check_decoding
 from seghiero_core.devices import check_device
@@ -20,6 +21,7 @@ from seghiero_core.model.tiling import ALIGNMENT, DEFAULT_OVERLAP, DEFAULT_TILE,
 from seghiero_core.model.trained import load_trained
 from seghiero_core.predict.predictor import Predictor
 from seghiero_core.predict.tta import with_augmentation
+from seghiero_core.readers import Bands
 from seghiero_core.runs import find_checkpoint
 
 
@@ -91,6 +93,8 @@ def load(
         tile=tile,
         overlap=overlap,
         batch_size=batch_size,
+        bands=loaded.bands,
+        origin={**loaded.origin, "device": device, "tta": list(tta)},
     )
 
 
@@ -101,6 +105,8 @@ class _Loaded(NamedTuple):
     scores: str
     decoding: Decoding
     forward: Forward
+    bands: Bands | None
+    origin: dict[str, Any]
 
 
 def _load_checkpoint(path: str | Path, device: str) -> _Loaded:
@@ -111,7 +117,9 @@ def _load_checkpoint(path: str | Path, device: str) -> _Loaded:
     def forward(images: Tensor) -> Tensor:
         return model(images.to(device).contiguous(memory_format=layout)).logits.float()
 
-    return _Loaded(hierarchy, scores, DEFAULT_DECODING, forward)
+    # the manifest has the hashes of the other files
+    origin = {"checkpoint": file_sha256(checkpoint.folder / "manifest.json"), "plugins": list(checkpoint.changes)}
+    return _Loaded(hierarchy, scores, DEFAULT_DECODING, forward, checkpoint.config.dataset.bands, origin)
 
 
 def _load_onnx(path: Path, device: str) -> _Loaded:
@@ -139,7 +147,15 @@ def _load_onnx(path: Path, device: str) -> _Loaded:
         decoding["scores"],
         Decoding(decoding["mode"], decoding.get("confidence")),  # files from before thresholds existed lack the key
         forward,
+        _bands(metadata),
+        {"ONNX file": file_sha256(path)},
     )
+
+
+def _bands(metadata: dict[str, Any]) -> Bands | None:
+    if metadata.get("channels") is None:  # files from before there were other images than RGB lack the key
+        return None
+    return Bands(metadata["channels"], metadata["nodata"], tuple(metadata["rgb"]))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Input images: a path, a Pillow image, an array or a tensor, read as a whole or crop by crop."""
+"""Input images: a path, a Pillow image, an array or a tensor, read as a whole, crop by crop or window by window."""
 
 from __future__ import annotations
 
@@ -11,39 +11,116 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from seghiero_core.data.bands import mark_nodata, read_bands, read_header, to_stored_units
 from seghiero_core.data.images import check_image_mode, to_rgb
 from seghiero_core.data.orientation import turn_upright, upright_size
+from seghiero_core.decode_modes import undecided_id
 from seghiero_core.errors import DataError, UsageError
+from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.model.tiling import Picture
+from seghiero_core.predict.display import Display
+from seghiero_core.predict.raster import is_raster, open_raster
+from seghiero_core.readers import Bands
 
 MAX_PIXELS = 2_000_000_000
-"""Larger images are refused: a small file can claim any size, and its pixels have to fit in memory."""
+"""Larger images are refused, except rasters: a small file can claim any size, and its pixels have to fit in memory."""
 READ_AHEAD_PIXELS = 1 << 24
 """Images up to this size are decoded when they are opened, larger ones when their first crop is read."""
 _PILLOW_LIMIT_LOCK = threading.Lock()
 
 
-def open_picture(source: Any, *, max_pixels: int = MAX_PIXELS) -> Picture:
+def open_picture(source: Any, *, bands: Bands | None = None, max_pixels: int | None = None) -> Picture:
     """Open an image of any kind.
 
     Args:
         source: A path, a Pillow image, an array H,W,3 or H,W (gray), or a tensor 3,H,W. Arrays and tensors hold values
-            0..255, as uint8 or as floats, which are rounded.
-        max_pixels: Refuse files that claim to be larger.
+            0..255, as uint8 or as floats, which are rounded. With `bands`, arrays are H,W,C and tensors C,H,W, in
+            stored units.
+        bands: How to read it. Default: as 8-bit RGB.
+        max_pixels: Refuse files that claim to be larger. Default: MAX_PIXELS, but for rasters no limit.
 
     Returns:
-        The image, turned upright.
+        The image, turned upright. Where it has no data and `bands` is given, its crops are NaN.
 
     Raises:
-        DataError: The file can't be read, or claims more than `max_pixels`.
-        UsageError: The source is not an image.
+        DataError: The file can't be read, claims more than `max_pixels`, or has another number of bands.
+        UsageError: The source is not an image, or has another number of bands.
     """
     if isinstance(source, str | Path):
-        return _from_file(Path(source), max_pixels)
+        path = Path(source)
+        if is_raster(path):
+            picture = open_raster(path, bands)
+            if max_pixels is not None:
+                _check_pixels(path, picture.height, picture.width, max_pixels)
+            return picture
+        limit = MAX_PIXELS if max_pixels is None else max_pixels
+        return _from_file(path, limit) if bands is None else _from_bands_file(path, bands, limit)
     if isinstance(source, Image.Image):
+        if bands is not None:
+            return _from_bands(np.array(_upright_copy(source)), bands)
         check_image_mode(source, Path("the image"))
         return _from_pillow(_upright_copy(source), "the image")
-    return _from_array(source)
+    return _from_array(source) if bands is None else _from_bands(source, bands)
+
+
+def empty_id(hierarchy: Hierarchy, undecided: int | None, picture: Picture) -> int | None:
+    """Choose the id of the pixels of a picture that get no class.
+
+    Args:
+        hierarchy: The classes.
+        undecided: See `Predictor.undecided`.
+        picture: The image.
+
+    Returns:
+        `undecided_id` if predictions may back off, pixels may be without data, or the picture is a raster, whose masks
+        have a nodata value in any case; else None.
+    """
+    if undecided is None and picture.valid is None and picture.raster is None:
+        return None
+    return undecided_id(hierarchy)
+
+
+def _check_pixels(path: Path, height: int, width: int, limit: int) -> None:
+    if height * width > limit:
+        raise DataError(
+            f"{path} claims to have {width}x{height} px, more than the limit of {limit} px in total; "
+            "if that is right, raise the limit with --max-pixels."
+        )
+
+
+def _from_bands_file(path: Path, bands: Bands, max_pixels: int) -> Picture:
+    _check_pixels(path, *read_header(path, channels=bands.channels).size, max_pixels)
+    return _bands_picture(read_bands(path, channels=bands.channels, nodata=bands.nodata), bands)
+
+
+def _from_bands(source: Any, bands: Bands) -> Picture:
+    """An array H,W,C or a tensor C,H,W of any type; H,W for one band."""
+    is_tensor = hasattr(source, "detach")
+    array = source.detach().cpu().numpy() if is_tensor else np.asarray(source)
+    if array.ndim == 2:
+        array = array[None] if is_tensor else array[..., None]
+    if array.ndim != 3 or array.shape[0 if is_tensor else 2] != bands.channels:
+        axes = f"a tensor {bands.channels},H,W" if is_tensor else f"an array H,W,{bands.channels}"
+        raise UsageError(
+            f"expected {axes}, for the {bands.channels} bands that the network takes; found shape {array.shape} of "
+            f"{array.dtype}."
+        )
+    if 0 in array.shape:
+        raise UsageError(f"the image is empty: its shape is {array.shape}.")
+    array = array.transpose(1, 2, 0) if is_tensor else array
+    return _bands_picture(mark_nodata(to_stored_units(array, Path("the image")), bands.nodata), bands)
+
+
+def _bands_picture(array: np.ndarray, bands: Bands) -> Picture:
+    """A picture of bands H,W,C, NaN where there is no data."""
+    valid = ~np.isnan(array[..., 0]) if array.dtype.kind == "f" else None
+    has_nodata = valid is not None and not valid.all()
+    return Picture(
+        *array.shape[:2],
+        lambda top, bottom, left, right: array[top:bottom, left:right],
+        valid=(lambda top, bottom, left, right: valid[top:bottom, left:right]) if has_nodata else None,
+        show=Display(bands.rgb, lambda: array),
+    )
 
 
 def _from_file(path: Path, max_pixels: int) -> Picture:
@@ -52,11 +129,7 @@ def _from_file(path: Path, max_pixels: int) -> Picture:
         with _without_pillow_limit():
             image = Image.open(path)
         height, width = upright_size(image)
-        if height * width > max_pixels:
-            raise DataError(
-                f"{path} claims to have {width}x{height} px, more than the limit of {max_pixels} px in total; "
-                "if that is right, raise the limit with --max-pixels."
-            )
+        _check_pixels(path, height, width, max_pixels)
         check_image_mode(image, path)
         if height * width > READ_AHEAD_PIXELS:
             return _from_pillow(image, str(path))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
 from seghiero_core.data.pairing import PREDICTED_EXTENSIONS
+from seghiero_core.decode_modes import undecided_id
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.model.tiling import Picture
-from seghiero_core.predict.strip import Strip
-from seghiero_core.predict.writer import PredictionWriter, blend, check_legend, level_colors, write_legend
+from seghiero_core.predict.legend import blend, check_legend, level_colors, write_legend
+from seghiero_core.predict.picture import empty_id
+from seghiero_core.predict.piece import Piece
+from seghiero_core.predict.writer import PredictionOutputs
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Prediction:
 
     Attributes:
         ids: H,W whole numbers each: the position of the class in `names[level]`, or `undecided` where the prediction
-            backed off to a coarser level.
+            backed off to a coarser level, or `nodata`.
         confidence: H,W float32 each: the score in 0..1 of that class.
         hierarchy: The classes.
         picture: The image.
@@ -46,14 +50,20 @@ class Prediction:
         """The class names of each level, in the order of the ids."""
         return {level.name: self.hierarchy.level_names(i) for i, level in enumerate(self.hierarchy.levels)}
 
+    @property
+    def nodata(self) -> int | None:
+        """The id of pixels without data; None if the image can't have any."""
+        return None if self.picture.valid is None else undecided_id(self.hierarchy)
+
     def overlay(self) -> np.ndarray:
         """Draw the classes over the image.
 
         Returns:
             H,W,3 uint8: half the image and half the color of the finest class that was decided on, black if none.
         """
-        colors = level_colors(self.hierarchy, self.undecided)
-        return blend(self.picture.whole(), list(self.ids.values()), colors, self.undecided)
+        empty = empty_id(self.hierarchy, self.undecided, self.picture)
+        colors = level_colors(self.hierarchy, empty)
+        return blend(self.picture.shown(*self._whole), list(self.ids.values()), colors, empty)
 
     def save(self, path: str | Path) -> list[Path]:
         """Write the files that `seghiero predict` writes for an image.
@@ -63,7 +73,8 @@ class Prediction:
                 replaced.
 
         Returns:
-            STEM.LEVEL.png for every level, STEM.overlay.png, and classes.json in the same folder.
+            STEM.LEVEL.png for every level (STEM.LEVEL.tif for a raster), STEM.overlay.png, and classes.json in the same
+            folder.
 
         Raises:
             UsageError: When the folder holds a classes.json of another kind.
@@ -72,12 +83,17 @@ class Prediction:
         if stem.suffix.lower() in PREDICTED_EXTENSIONS:
             stem = stem.with_suffix("")
         check_legend(stem.parent)
-        height, width = self.picture.height, self.picture.width
-        writer = PredictionWriter(stem, self.hierarchy, height, width, probabilities=False, undecided=self.undecided)
+        writer = PredictionOutputs(self.hierarchy, self.undecided).open(stem, self.picture, {"prediction": uuid4().hex})
         try:
-            strip = Strip(0, tuple(self.ids.values()), tuple(self.confidence.values()))
-            writer.write(strip, self.picture.whole())
-            writer.commit()
+            valid = None if self.picture.valid is None else self.picture.valid(*self._whole)
+            piece = Piece(0, 0, tuple(self.ids.values()), tuple(self.confidence.values()), valid=valid)
+            writer.write(piece, self.picture.shown(*self._whole))
+            files = writer.commit()["files"]
         finally:
             writer.discard()
-        return [*writer.paths, write_legend(stem.parent, self.hierarchy, self.undecided)]
+        return [*map(Path, files), write_legend(stem.parent, self.hierarchy, self.undecided)]
+
+    @property
+    def _whole(self) -> tuple[int, int, int, int]:
+        """The image as a window of itself."""
+        return 0, self.picture.height, 0, self.picture.width

@@ -1,14 +1,13 @@
-"""Predicting one image: `Predictor` turns a picture into `Strip`s, and joins those into a `Prediction`.
+"""Predicting one image: `Predictor` turns a picture into `Piece`s, and joins those into a `Prediction`.
 
-Large images are predicted strip by strip, so that neither their logits nor their masks have to fit in memory at once.
+Large images are predicted piece by piece, so that neither their logits nor their masks have to fit in memory at once.
 `loading.load` makes a Predictor from a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,10 @@ from seghiero_core.decode import decode, level_scores, written_ids
 from seghiero_core.decode_modes import DEFAULT_DECODING, undecided_id
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.model.tiling import DEFAULT_OVERLAP, DEFAULT_TILE, Forward, Picture, tiled_logits, to_batch
-from seghiero_core.predict.picture import open_picture
+from seghiero_core.predict.picture import empty_id, open_picture
+from seghiero_core.predict.piece import Piece, RowJoiner
 from seghiero_core.predict.prediction import Prediction
-from seghiero_core.predict.strip import Strip, empty_strip, paste
+from seghiero_core.readers import Bands
 
 WHOLE_PIXELS = 1 << 22
 """If no tile size is set, images up to this many pixels (2048x2048) are predicted in one piece."""
@@ -33,7 +33,8 @@ class Predictor:
 
     Attributes:
         hierarchy: The classes.
-        forward: The network: images B,3,H,W uint8 -> logits B,C,H,W float32.
+        forward: The network: images B,C,H,W, uint8 or float32, of C bands, -> logits B,K,H,W float32. Where there is no
+            data, float32 images are NaN.
         scores: What the logits mean, one of `decode.SCORES`.
         mode: A decoding mode, one of `decode_modes.MODES`.
         confidence: The threshold in 0..1 below which predictions back off to a coarser level (see `decode`), or None.
@@ -41,6 +42,9 @@ class Predictor:
             one piece, and larger ones in tiles of DEFAULT_TILE.
         overlap: What neighboring tiles share, px.
         batch_size: Tiles, or images of one size, that go through the network together.
+        bands: How images are read, from the `dataset` section of the config; None for 8-bit RGB.
+        origin: What the network was loaded from, as plain values: whatever changes its logits. An unfinished raster is
+            continued only by a predictor of the same origin; None is like no other.
 
     Example:
         >>> from seghiero_core import load
@@ -59,27 +63,35 @@ class Predictor:
     tile: int | None = None
     overlap: int = DEFAULT_OVERLAP
     batch_size: int = 1
+    bands: Bands | None = None
+    origin: Mapping[str, Any] | None = None
 
     def __call__(self, image: Any) -> Prediction:
         """Predict the masks of an image.
 
         Args:
-            image: A path, a Pillow image, an array H,W,3 or H,W, or a tensor 3,H,W; values 0..255.
+            image: A path, a Pillow image, an array H,W,3 or H,W, or a tensor 3,H,W; values 0..255. With `bands`, a
+                path, an array H,W,C or a tensor C,H,W in stored units.
 
         Returns:
             Ids and confidence at every level.
 
         Raises:
             DataError: The file can't be read.
-            UsageError: The argument is not an image.
+            UsageError: The argument is not an image, or has other bands than the network takes.
         """
-        picture = open_picture(image)
-        strips = [strip for (strip,) in self.strips([picture])]
-        ids, confidence = {}, {}
-        for number, level in enumerate(self.hierarchy.levels):
-            ids[level.name] = np.concatenate([strip.ids[number] for strip in strips])
-            confidence[level.name] = np.concatenate([strip.confidence[number] for strip in strips])
+        picture = open_picture(image, bands=self.bands)
+        joiner = RowJoiner(picture.width)
+        rows = [joiner.add(piece.left, [*piece.ids, *piece.confidence]) for (piece,) in self.pieces([picture])]
+        maps = [np.concatenate(parts) for parts in zip(*filter(None, rows), strict=True)]
+        names = [level.name for level in self.hierarchy.levels]
+        ids, confidence = (dict(zip(names, half, strict=True)) for half in (maps[: len(names)], maps[len(names) :]))
         return Prediction(ids, confidence, self.hierarchy, picture, self.undecided)
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the images."""
+        return 3 if self.bands is None else self.bands.channels
 
     @property
     def undecided(self) -> int | None:
@@ -99,54 +111,49 @@ class Predictor:
             return picture.height * picture.width > WHOLE_PIXELS
         return max(picture.height, picture.width) > self.tile
 
-    def strips(self, pictures: Sequence[Picture], *, scores: bool = False) -> Iterator[list[Strip]]:
-        """Predict pictures of one size together, or one larger picture strip by strip.
+    def pieces(self, pictures: Sequence[Picture], *, scores: bool = False, start: int = 0) -> Iterator[list[Piece]]:
+        """Predict pictures of one size together, or one larger picture piece by piece.
 
         Args:
             pictures: Images of one size; a single one if it is tiled (see `is_tiled`).
             scores: Also give the scores of all classes.
+            start: The row to go on from, px: the top of a piece. Those above are left out.
 
         Yields:
-            One strip per picture: once with all rows, or many times from top to bottom.
+            One piece per picture: once the whole, or many rectangles in reading order.
         """
         if not self.is_tiled(pictures[0]):
-            yield self._decode(0, self.forward(to_batch([picture.whole() for picture in pictures])), scores)
+            if start == 0:
+                logits = self.forward(to_batch([picture.whole() for picture in pictures]))
+                yield self._decode(0, 0, logits, pictures, scores)
             return
         (picture,) = pictures
-        tile = DEFAULT_TILE if self.tile is None else self.tile
-        pieces = tiled_logits(picture, self.forward, tile=tile, overlap=self.overlap, batch_size=self.batch_size)
-        for top, row in groupby(pieces, key=lambda piece: piece[0]):
-            yield [self._join(top, picture.width, row, scores)]
-
-    def _join(self, top: int, width: int, pieces: Iterator[tuple[int, int, Tensor]], scores: bool) -> Strip:
-        """Decode each piece (top, left, logits C,h,w) straight into its place in the strip, to hold the strip once."""
-        strip: Strip | None = None
-        for _, left, logits in pieces:
-            (piece,) = self._decode(top, logits[None], scores)
-            if strip is None:
-                strip = empty_strip(piece, width)
-            paste(piece, strip, left)
-        return strip
+        options = {"tile": self.tile or DEFAULT_TILE, "overlap": self.overlap, "batch_size": self.batch_size}
+        for top, left, logits in tiled_logits(picture, self.forward, start=start, **options):
+            yield self._decode(top, left, logits[None], [picture], scores)
 
     @torch.inference_mode()
-    def _decode(self, top: int, logits: Tensor, scores: bool) -> list[Strip]:
-        """Decode logits B,C,h,w to one strip per image."""
+    def _decode(self, top: int, left: int, logits: Tensor, pictures: Sequence[Picture], scores: bool) -> list[Piece]:
+        """Decode logits B,C,h,w to one piece per picture."""
         decoded = decode(logits, self.hierarchy, self.mode, self.confidence, scores=self.scores)
-        undecided = self.undecided
-        level_ids = decoded.ids if undecided is None else written_ids(decoded, self.hierarchy)
-        largest = max(len(level.nodes) for level in self.hierarchy.levels) - 1
-        dtype = np.uint8 if max(largest, undecided or 0) <= 255 else np.uint16
-        all_ids = [ids.cpu().numpy().astype(dtype) for ids in level_ids]
+        level_ids = decoded.ids if self.undecided is None else written_ids(decoded, self.hierarchy)
+        all_ids = [ids.cpu().numpy() for ids in level_ids]
         all_confidence = [confidence.cpu().numpy() for confidence in decoded.confidence]
         all_scores = []
         if scores:
             all_scores = [score.half().cpu().numpy() for score in level_scores(logits, self.hierarchy, self.scores)]
-        return [
-            Strip(
-                top,
-                ids=tuple(ids[i] for ids in all_ids),
-                confidence=tuple(confidence[i] for confidence in all_confidence),
-                scores=tuple(score[i] for score in all_scores),
-            )
-            for i in range(len(logits))
-        ]
+        largest = max(len(level.nodes) for level in self.hierarchy.levels) - 1
+        height, width = logits.shape[-2:]
+        pieces = []
+        for i, picture in enumerate(pictures):
+            empty = empty_id(self.hierarchy, self.undecided, picture)
+            dtype = np.uint8 if max(largest, empty or 0) <= 255 else np.uint16
+            ids = [ids[i].astype(dtype) for ids in all_ids]
+            confidence = [confidence[i] for confidence in all_confidence]
+            valid = None if picture.valid is None else picture.valid(top, top + height, left, left + width)
+            if valid is not None:
+                ids = [np.where(valid, each, dtype(empty)) for each in ids]
+                confidence = [np.where(valid, each, np.float32(0)) for each in confidence]
+            scored = tuple(score[i] if valid is None else score[i] * valid for score in all_scores)
+            pieces.append(Piece(top, left, tuple(ids), tuple(confidence), scored, valid))
+        return pieces

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,14 @@ import yaml
 from seghiero_core.atomic import make_folder, temporary_name, write_new_files
 from seghiero_core.decode_modes import undecided_id
 from seghiero_core.errors import UsageError
+from seghiero_core.events import Notify, ignore_events
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.hierarchy.values import LARGEST_VALUE
+from seghiero_core.model.tiling import Picture
+from seghiero_core.predict.outputs import OutputWriter
+from seghiero_core.predict.piece import Piece, RowJoiner
 from seghiero_core.predict.png import PngWriter
-from seghiero_core.predict.strip import Strip
+from seghiero_core.predict.raster_files import RasterFiles
 
 CLASSES_NAME = "classes.yaml"
 
@@ -63,69 +68,97 @@ class PseudoLabels:
         """(N) int64: the mask value of every node, see `mask_values`."""
         return mask_values(self.hierarchy)
 
-    def paths(self, stem: Path) -> list[Path]:
+    def paths(self, stem: Path, *, raster: bool = False) -> list[Path]:
         """List the files of an image.
 
         Args:
             stem: Their path without an ending.
+            raster: Whether the image is a raster.
 
         Returns:
-            STEM.png.
+            STEM.png, or STEM.tif for a raster.
         """
-        return [stem.with_name(f"{stem.name}.png")]
+        return [stem.with_name(f"{stem.name}.{'tif' if raster else 'png'}")]
 
-    def open(self, stem: Path, height: int, width: int) -> PseudoLabelWriter:
-        """Begin the mask of an image.
+    def open(
+        self, stem: Path, picture: Picture, made_by: Mapping[str, Any], notify: Notify = ignore_events
+    ) -> OutputWriter:
+        """Begin the mask of an image, or go on with that of a raster.
 
         Args:
             stem: Its path without an ending.
-            height, width: The size of the image, px.
+            picture: The image.
+            made_by: See `Unfinished`.
+            notify: See `Unfinished`.
 
         Returns:
             Its writer.
         """
-        return PseudoLabelWriter(self.paths(stem)[0], self.hierarchy, self.values, height, width)
+        path = self.paths(stem, raster=picture.raster is not None)[0]
+        labels = _Labels(self.hierarchy, self.values)
+        if picture.raster is None:
+            return PseudoLabelWriter(path, labels, picture)
+        return _RasterLabelWriter(path, stem, labels, picture, made_by, notify)
+
+
+class _Labels:
+    """Turns pieces into mask values: of the deepest class that passed the threshold, or the ignore value.
+
+    Attributes:
+        dtype: uint8 or uint16.
+        colors: 256,3 uint8, the color of each value; None for 16 bits.
+        counts: By level, how many pixels have a class.
+    """
+
+    def __init__(self, hierarchy: Hierarchy, values: np.ndarray) -> None:
+        self.hierarchy = hierarchy
+        self.tables = [values[list(level.nodes)] for level in hierarchy.levels]
+        self.counts = np.zeros(len(hierarchy.levels), dtype=np.int64)
+        self.dtype, self.colors = np.uint16, None
+        if max(values.max(), hierarchy.ignore) <= 255:
+            self.dtype, self.colors = np.uint8, np.zeros((256, 3), dtype=np.uint8)
+            self.colors[values] = hierarchy.colors
+
+    def of(self, piece: Piece) -> np.ndarray:
+        undecided = undecided_id(self.hierarchy)
+        rows = np.full(piece.size, self.hierarchy.ignore, dtype=self.dtype)
+        for level in reversed(range(len(self.tables))):  # the finest that is decided on comes last
+            decided = piece.ids[level] != undecided
+            rows[decided] = self.tables[level][piece.ids[level][decided]]
+            self.counts[level] += np.count_nonzero(decided)
+        return rows
+
+    def measures(self, picture: Picture, path: Path) -> dict[str, Any]:
+        names = [level.name for level in self.hierarchy.levels]
+        labeled = dict(zip(names, self.counts.tolist(), strict=True))
+        return {"pixels": picture.height * picture.width, "labeled": labeled, "files": [str(path)]}
 
 
 class PseudoLabelWriter:
-    """Writes one mask: the value of the deepest class that passed the threshold, or the ignore value.
-
-    The mask has the class colors as its palette; where a value is above 255, it is 16-bit gray.
+    """Writes one mask as a PNG, with the class colors as its palette; 16-bit gray where a value is above 255.
 
     Args:
         path: The file; missing folders are created.
-        hierarchy: The classes, with N nodes.
-        values: (N) the mask value of every node.
-        height, width: The size of the image, px.
+        labels: What makes the values.
+        picture: The image.
     """
 
-    def __init__(self, path: Path, hierarchy: Hierarchy, values: np.ndarray, height: int, width: int):
-        self.path, self.partial, self.hierarchy = path, temporary_name(path), hierarchy
-        self.tables = [values[list(level.nodes)] for level in hierarchy.levels]
-        self.pixels = height * width
-        self.counts = np.zeros(len(hierarchy.levels), dtype=np.int64)
+    def __init__(self, path: Path, labels: _Labels, picture: Picture):
+        self.path, self.partial, self.labels, self.picture = path, temporary_name(path), labels, picture
+        self.joiner = RowJoiner(picture.width)
         make_folder(path.parent)
-        if max(values.max(), hierarchy.ignore) > 255:
-            self.dtype, self.png = np.uint16, PngWriter(self.partial, height, width, "gray16")
-            return
-        colors = np.zeros((256, 3), dtype=np.uint8)
-        colors[values] = hierarchy.colors
-        self.dtype, self.png = np.uint8, PngWriter(self.partial, height, width, "palette", colors)
+        kind = "gray16" if labels.colors is None else "palette"
+        self.png = PngWriter(self.partial, picture.height, picture.width, kind, labels.colors)
 
-    def write(self, strip: Strip, image: np.ndarray) -> None:
-        """Append a strip.
+    def write(self, piece: Piece, image: np.ndarray) -> None:
+        """Add the next piece.
 
         Args:
-            strip: The next rows of the prediction.
-            image: The same rows of the image, h,W,3 uint8; not used.
+            piece: The piece.
+            image: The same part of the image, h,w,3 uint8; not used.
         """
-        undecided = undecided_id(self.hierarchy)
-        rows = np.full(strip.ids[0].shape, self.hierarchy.ignore, dtype=self.dtype)
-        for level in reversed(range(len(self.tables))):  # the finest that is decided on comes last
-            decided = strip.ids[level] != undecided
-            rows[decided] = self.tables[level][strip.ids[level][decided]]
-            self.counts[level] += np.count_nonzero(decided)
-        self.png.write(rows)
+        if rows := self.joiner.add(piece.left, [self.labels.of(piece)]):
+            self.png.write(rows[0])
 
     def commit(self) -> dict[str, Any]:
         """Give the file its name.
@@ -135,14 +168,46 @@ class PseudoLabelWriter:
         """
         self.png.finish()
         self.partial.replace(self.path)
-        names = [level.name for level in self.hierarchy.levels]
-        labeled = dict(zip(names, self.counts.tolist(), strict=True))
-        return {"pixels": self.pixels, "labeled": labeled, "files": [str(self.path)]}
+        return self.labels.measures(self.picture, self.path)
+
+    def suspend(self) -> None:
+        """Do what `discard` does: the image is predicted again."""
+        self.discard()
 
     def discard(self) -> None:
         """Close and remove what is unfinished."""
         self.png.abort()
         self.partial.unlink(missing_ok=True)
+
+
+class _RasterLabelWriter:
+    """Writes one mask as a GeoTIFF; as `PseudoLabelWriter`, but a later process can go on with what is unfinished."""
+
+    def __init__(
+        self, path: Path, stem: Path, labels: _Labels, picture: Picture, made_by: Mapping[str, Any], notify: Notify
+    ) -> None:
+        self.path, self.labels, self.picture = path, labels, picture
+        ignore = labels.hierarchy.ignore
+        self.files = RasterFiles(stem, picture, [path], [labels.colors], labels.dtype, ignore, made_by, notify)
+        self.start = self.files.start
+        if self.files.kept is not None:
+            labels.counts += self.files.kept["counts"]
+
+    def write(self, piece: Piece, image: np.ndarray) -> None:
+        is_whole = piece.size == (self.picture.height, self.picture.width)
+        if self.files.write(piece.left, [self.labels.of(piece)]) and not is_whole:
+            self.files.keep({"counts": self.labels.counts.tolist()})
+
+    def commit(self) -> dict[str, Any]:
+        self.files.finish()
+        self.files.remove()
+        return self.labels.measures(self.picture, self.path)
+
+    def suspend(self) -> None:
+        self.files.suspend()
+
+    def discard(self) -> None:
+        self.files.remove()
 
 
 def write_classes(folder: Path, hierarchy: Hierarchy, made_by: dict[str, Any]) -> Path:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seghiero_core.data.transforms import resize_with_gaps
 from seghiero_core.errors import UsageError, nearest
 from seghiero_core.model.tiling import Forward
 
@@ -55,5 +56,7 @@ def with_augmentation(forward: Forward, names: Sequence[str]) -> Forward:
 
 def _scale(images: Tensor, scale: float) -> Tensor:
     size = [max(1, round(side * scale)) for side in images.shape[-2:]]
+    if images.is_floating_point():
+        return resize_with_gaps(images, size)
     values = F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=True)
     return values.round().clamp(0, 255).to(torch.uint8)

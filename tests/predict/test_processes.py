@@ -1,4 +1,4 @@
-"""`seghiero predict` as a process of its own: interrupted, and on images too large for memory."""
+"""`seghiero predict` as a process of its own: interrupted, killed, and on images too large for memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
+from seghiero_core.predict.windows import GDAL_CACHE_BYTES, KEPT_BYTES
 from support.masks import LEVELS, read_png, written_files
 from support.processes import ENVIRONMENT
+from support.rasters import LAYOUTS, write_large_raster
 from support.tiny import TINY, save_untrained
 
 MEASURE = """
@@ -96,3 +99,54 @@ def test_memory_of_a_large_image_is_bounded(tiny_run, tmp_path):
 def test_20000_by_20000(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     check_memory(tiny_run, 20_000, tmp_path)
+
+
+def start_measured(run: Path, *words: object) -> subprocess.Popen:
+    """Start `seghiero predict RUN WORDS`, which prints the MiB that it took beyond one tile."""
+    line = [sys.executable, "-c", MEASURE, str(run), *map(str, words), "--device", "cpu"]
+    return subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish_measured(process: subprocess.Popen) -> float:
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    return float(err.splitlines()[-1])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
+def test_memory_of_a_raster_is_bounded(tiny_run, tmp_path):
+    """It holds decoded blocks and one row of tiles: of the masks all columns, of the logits the overlap."""
+    side = 3000
+    path = write_large_raster(tmp_path / "a.tif", side, **LAYOUTS["tiles"])
+    grown = finish_measured(start_measured(tiny_run, path, "--out", tmp_path / "out"))
+    blocks, carried, rows = KEPT_BYTES + GDAL_CACHE_BYTES, 9 * 128 * side * 4, 3 * 3 * (1024 + 512) * side
+    print(f"{side}x{side} px: {grown:.0f} MiB more than one tile")
+    assert grown < (blocks + carried + rows) / 2**20 + 180
+    assert grown < 9 * 4 * side**2 / 2**20, "no less than the logits of the whole raster"
+
+
+@pytest.mark.slow
+def test_a_raster_of_20000_by_20000_is_killed_and_resumed(tiny_run, tmp_path):
+    tiles = write_large_raster(tmp_path / "tiles.tif", 20_000, **LAYOUTS["tiles"])
+    strips = write_large_raster(tmp_path / "strips.tif", 20_000, **LAYOUTS["strips"])
+    out = tmp_path / "out"
+    process, state = start_measured(tiny_run, tiles, "--out", out), out / ".tiles.unfinished" / "state.npz"
+    written = set()
+    while len(written) < 8:  # rows of tiles
+        assert process.poll() is None
+        if state.exists():
+            written.add(state.stat().st_mtime_ns)
+        time.sleep(0.2)
+    process.kill()
+    process.communicate()
+    assert not list(out.glob("*.tif"))
+    peaks = [finish_measured(start_measured(tiny_run, path, "--out", out)) for path in (tiles, strips)]
+    print(f"MiB more than one tile: {peaks[0]:.0f} for the rest of the raster in tiles, {peaks[1]:.0f} for strips")
+    assert max(peaks) < 1024
+    for level in LEVELS:
+        with rasterio.open(out / f"tiles.{level}.tif") as first, rasterio.open(out / f"strips.{level}.tif") as second:
+            with rasterio.open(tiles) as source:
+                assert first.crs == source.crs and first.transform == source.transform
+            for top in range(0, 20_000, 2000):
+                window = ((top, top + 2000), (0, 20_000))
+                assert np.array_equal(first.read(1, window=window), second.read(1, window=window))

@@ -13,7 +13,8 @@ from PIL import Image
 from seghiero_core import load
 from seghiero_core.data.images import read_mask, to_target
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
-from seghiero_core.predict.files import Job, predict_files
+from seghiero_core.predict.files import predict_files
+from seghiero_core.predict.jobs import Job
 from seghiero_core.predict.predictor import Predictor
 from seghiero_core.predict.pseudo_labels import PseudoLabels, mask_values, write_classes
 

@@ -14,8 +14,9 @@ from PIL import Image, ImageColor
 from seghiero_core import load
 from seghiero_core.errors import UsageError
 from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.model.tiling import Picture
 from seghiero_core.predict import png
-from seghiero_core.predict.strip import Strip
+from seghiero_core.predict.piece import Piece
 from seghiero_core.predict.writer import PredictionWriter
 from support.masks import LEVELS, assert_masks_equal, read_png, written_files
 
@@ -29,7 +30,8 @@ def test_files_hold_what_the_api_gives(predict, images, tiny_run, tmp_path):
     legend = json.loads((tmp_path / "out" / "classes.json").read_text())
     hierarchy = predictor.hierarchy
     assert legend["levels"] == {level: list(hierarchy.level_names(n)) for n, level in enumerate(LEVELS)}
-    assert legend["undecided"] is None and legend.keys() == {"levels", "colors", "undecided"}
+    assert legend["undecided"] is None and legend["nodata"] == 255
+    assert legend.keys() == {"levels", "colors", "undecided", "nodata"}
     for number, level in enumerate(LEVELS):
         colors = [ImageColor.getrgb(color) for color in legend["colors"][level]]
         assert np.array_equal(colors, hierarchy.colors[list(hierarchy.levels[number].nodes)])
@@ -78,9 +80,9 @@ def test_more_than_256_classes_are_16_bit(tmp_path):
     labels = [f"c{i}" for i in range(300)]
     hierarchy = Hierarchy.from_config({"labels": labels, "tree": {"a": labels[:150], "b": labels[150:]}, "ignore": 999})
     ids = np.arange(300, dtype=np.uint16).reshape(15, 20)
-    strip = Strip(0, (ids, ids // 150), (np.ones((15, 20), np.float32),) * 2)
-    writer = PredictionWriter(tmp_path / "x", hierarchy, 15, 20, probabilities=False)
-    writer.write(strip, np.zeros((15, 20, 3), np.uint8))
+    piece = Piece(0, 0, (ids, ids // 150), (np.ones((15, 20), np.float32),) * 2)
+    writer = PredictionWriter(tmp_path / "x", hierarchy, Picture(15, 20, None), probabilities=False)
+    writer.write(piece, np.zeros((15, 20, 3), np.uint8))
     measures = writer.commit()
     assert measures["shares"]["level1"] == {"a": 0.5, "b": 0.5} and measures["confidence"]["leaf"] == 1
     assert np.array_equal(read_png(tmp_path / "x.leaf.png"), ids)
