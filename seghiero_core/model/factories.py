@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from seghiero_core.config.schema import Config
+from seghiero_core.config.schema import Config, DatasetConfig
 from seghiero_core.errors import CheckpointError, UsageError, nearest, shorten
 from seghiero_core.events import Notify, ignore_events
 from seghiero_core.registry import BACKBONES, HEADS, BackboneEntry, Channels, HeadEntry, Statistics
@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 def create_backbone(config: Any, notify: Notify = ignore_events) -> nn.Module:
     """Build the backbone of a config and, if `backbone.pretrained` is set, load its pretrained weights.
 
+    With `dataset.channels` its stem is adapted then, see `adapt_stem`.
+
     Args:
-        config: A loaded config, or a dict with its sections; only `backbone` is read.
+        config: A loaded config, or a dict with its sections; `backbone` is read, and `channels` and `rgb` of `dataset`.
         notify: Receives a "download" event for each downloaded file and a "weights" event with the `WeightsReport`.
 
     Returns:
         A module with `forward(x: B,3,H,W) -> [C1, C2, C3, C4]`.
 
     Raises:
-        UsageError: If the type, variant or an option is unknown.
+        UsageError: If the type, variant or an option is unknown, or the stem can't be adapted.
         WeightsError: If the pretrained weights can't be downloaded, read or matched to the backbone.
 
     Example:
@@ -50,6 +52,10 @@ def create_backbone(config: Any, notify: Notify = ignore_events) -> nn.Module:
         from seghiero_core.weights.pretrained import load_pretrained
 
         load_pretrained(backbone, entry, variant, pretrained, notify)
+    if bands := _dataset(config).bands:
+        from seghiero_core.model.stem import adapt_stem
+
+        adapt_stem(backbone, bands.channels, bands.rgb, f"{entry.name} {variant}")
     return backbone
 
 
@@ -156,7 +162,8 @@ def build_model(
     """Assemble a backbone, a head and, if asked for, an auxiliary head for training.
 
     Args:
-        config: A loaded config, or a dict with its sections; `backbone` and `head` are read.
+        config: A loaded config, or a dict with its sections; `backbone` and `head` are read, and of `dataset` what the
+            images are.
         num_classes: Channels of the logits.
         embedding: Whether the head builds its embedding branch.
         auxiliary: Whether to add a small head on C3 that gives `auxiliary_logits` in training mode.
@@ -178,15 +185,24 @@ def build_model(
     from seghiero_core.model.segmentation import AuxiliaryHead, SegmentationModel
 
     channels = get_backbone_channels(config)
-    mean, std = get_statistics(config)
-    return SegmentationModel(
+    dataset = _dataset(config)
+    if dataset.bands and not (dataset.mean and dataset.std):
+        raise UsageError("dataset.mean and dataset.std are required with dataset.channels.")
+    mean, std = (dataset.mean, dataset.std) if dataset.bands else get_statistics(config)
+    model = SegmentationModel(
         create_backbone(config, notify),
         create_head(config, channels, num_classes, embedding=embedding),
         mean=mean,
         std=std,
+        stored_units=dataset.bands is not None,
         stride=get_backbone_strides(config)[3],
         auxiliary=AuxiliaryHead(channels[2], num_classes) if auxiliary else None,
     )
+    if model.has_neck:
+        from seghiero_core.model.neck import freeze_unread_neck
+
+        freeze_unread_neck(model)
+    return model
 
 
 def build_trained_model(config: Any, num_classes: int, tensors: Mapping[str, Tensor]) -> SegmentationModel:
@@ -196,7 +212,7 @@ def build_trained_model(config: Any, num_classes: int, tensors: Mapping[str, Ten
     never looked up, so this needs no internet connection.
 
     Args:
-        config: A loaded config, or a dict with its sections; `backbone` and `head` are read.
+        config: A loaded config, or a dict with its sections, as for `build_model`.
         num_classes: Channels of the logits.
         tensors: The checkpoint's state dict.
 
@@ -207,7 +223,8 @@ def build_trained_model(config: Any, num_classes: int, tensors: Mapping[str, Ten
         CheckpointError: If a key is missing or unknown, or a shape differs.
     """
     backbone = {**_section(config, "backbone"), "pretrained": False}
-    model = build_model({"backbone": backbone, "head": _section(config, "head")}, num_classes, embedding=False)
+    sections = {"backbone": backbone, "head": _section(config, "head"), "dataset": _dataset(config)}
+    model = build_model(sections, num_classes, embedding=False)
     training_only = ("auxiliary.", "head.embedding.")
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(training_only)}
     own = model.state_dict()
@@ -237,6 +254,12 @@ def _section(config: Any, name: str) -> Mapping[str, Any]:
         return type(Config.model_fields[name].default).model_validate(config.get(name, {})).model_dump()
     except ValidationError as error:
         raise UsageError(f"{name}: {error.errors()[0]['msg']}") from None
+
+
+def _dataset(config: Any) -> DatasetConfig:
+    """Return the `dataset` section, of which a dict may have only the keys that matter to a network, or nothing."""
+    dataset = config.get("dataset", {}) if isinstance(config, Mapping) else getattr(config, "dataset", {})
+    return DatasetConfig.model_validate(dataset)
 
 
 def _variant(entry: BackboneEntry, section: Mapping[str, Any]) -> str:

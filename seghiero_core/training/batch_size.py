@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -76,7 +77,7 @@ def trial_step(
     model: nn.Module,
     loss: HierarchicalLoss,
     optimizer: torch.optim.Optimizer,
-    images: torch.Tensor,
+    inputs: Sequence[Any],
     target: torch.Tensor,
     accelerator: Accelerator,
 ) -> None:
@@ -86,18 +87,21 @@ def trial_step(
         model: The network.
         loss: Its loss.
         optimizer: Its optimizer.
-        images: B,3,H,W, values 0 to 255.
+        inputs: The arguments of the network, such as images, B,N,H,W as the loader yields them.
         target: B,H,W int64, node indices.
         accelerator: For precision and backward.
     """
     with accelerator.autocast():
-        output = model(images)
+        output = model(*inputs, upsample=False)
     total, _ = loss(
         output.logits.float(),
         target,
+        stride=output.stride,
         embedding=output.embedding,
         fraction=0.0,
         auxiliary_logits=output.auxiliary_logits,
+        auxiliary_stride=output.auxiliary_stride,
+        head_outputs=output.head_outputs,
     )
     accelerator.backward(total)
     optimizer.step()
@@ -177,9 +181,10 @@ def _random_step(
 ) -> None:
     """Run a step on `batch` random images."""
     size, device = config.transform.size, accelerator.device
-    images = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, device=device)
+    images = torch.randint(0, 256, (batch, config.dataset.channels or 3, *size), dtype=torch.uint8, device=device)
+    images = images.float() if config.dataset.channels else images
     target = torch.randint(0, len(loss.hierarchy.leaves), (batch, *size), device=device)
-    trial_step(model, loss, optimizer, images, target, accelerator)
+    trial_step(model, loss, optimizer, (images,), target, accelerator)
 
 
 def _fits_gpu(step: Callable[[int], None], device: torch.device, batch: int) -> bool:

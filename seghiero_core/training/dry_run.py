@@ -14,6 +14,7 @@ from seghiero_core.errors import UsageError
 from seghiero_core.evaluation.evaluate import evaluate
 from seghiero_core.events import Notify, ignore_events
 from seghiero_core.training.batch_size import out_of_memory_error, static_mib, trial_step
+from seghiero_core.training.feature_cache import plan_features
 from seghiero_core.training.freezing import set_training_mode
 from seghiero_core.training.prepare import prepare
 from seghiero_core.training.run import Run
@@ -35,8 +36,9 @@ def dry_run(
 
     Returns:
         "device", "precision", "processes", "batch_size" and "val_batch_size" (per process), "parameters", "memory_mib"
-        (the parts of `static_mib`, and "peak"), "epochs", "steps_per_epoch", "seconds_per_step" (data included),
-        "seconds_per_epoch" (validations included) and "seconds" of the whole run.
+        (the parts of `static_mib`, and "peak"), "features_mib" (stored on the disk), "epochs", "steps_per_epoch",
+        "seconds_per_step" (data included), "seconds_per_epoch" (validations and the storing of features included) and
+        "seconds" of the whole run.
 
     Raises:
         SeghieroError: Whatever `train` would raise before and in its first step, except for the run folder.
@@ -60,15 +62,18 @@ def dry_run(
 
 def _measure(run: Run) -> dict[str, Any]:
     training, accelerator = run.config.training, run.accelerator
+    cache = plan_features(run, 0)
     set_training_mode(run.model, freeze_norm=training.freeze_norm)
     run.sampler.start_epoch(0)
     loading = iter(batches(run.train_loader))
     first = next(loading)
-    seconds = 0.0
+    seconds = per_stored_batch = 0.0
     for _ in range(2):
         started = time.perf_counter()
-        images, target = run.to_device(next(loading, first))
-        trial_step(run.model, run.loss, run.optimizer, images, target, accelerator)
+        inputs, target = run.to_device(next(loading, first), divide=cache is not None)
+        if cache:  # all up to here is done before the first step, once for each image and variant
+            per_stored_batch, started = time.perf_counter() - started, time.perf_counter()
+        trial_step(run.model, run.loss, run.optimizer, inputs, target, accelerator)
         if accelerator.device.type == "cuda":
             torch.cuda.synchronize(accelerator.device)
         seconds = time.perf_counter() - started
@@ -89,6 +94,8 @@ def _measure(run: Run) -> dict[str, Any]:
 
     validations = -(-training.epochs // training.validate_every)
     total = per_step * run.total_steps + per_validation * validations
+    if cache:
+        total += per_stored_batch * cache.samples / (len(first["index"]) * accelerator.num_processes)
     model = accelerator.unwrap_model(run.model)
     memory = static_mib(model, ema=bool(training.ema), optimizer=training.optimizer)
     memory["peak"] = peak_memory_mib(accelerator.device)
@@ -100,6 +107,7 @@ def _measure(run: Run) -> dict[str, Any]:
         "val_batch_size": run.val_limit.images,
         "parameters": sum(p.numel() for p in model.parameters()),
         "memory_mib": memory,
+        "features_mib": cache.describe()["mib"] if cache else 0.0,
         "epochs": training.epochs,
         "steps_per_epoch": run.steps_per_epoch,
         "seconds_per_step": per_step,

@@ -1,8 +1,8 @@
 """Training: the loop, written out from top to bottom.
 
 `train` returns plain values and reports what happens by calling `notify(event)`. Each event is a dict whose key "event"
-is data, download, weights, start, step, validating, validation, warning or end. The records of steps and validations
-are also appended to metrics.jsonl in the run folder.
+is data, download, weights, start, features, step, validating, validation, warning or end. The records of steps and
+validations are also appended to metrics.jsonl in the run folder.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from seghiero_core.training.bad_steps import (
     update_weights,
 )
 from seghiero_core.training.environment import write_environment
+from seghiero_core.training.feature_cache import plan_features
+from seghiero_core.training.feature_filling import fill_features
 from seghiero_core.training.freezing import set_training_mode
 from seghiero_core.training.interrupts import Interrupted, StopSignal
 from seghiero_core.training.optimizer import lr_factor, set_lr
@@ -124,12 +126,15 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
             update_status(folder, "training", only_from="interrupted")
     accelerator.wait_for_everyone()
     start_trackers(accelerator, run.config)
-    notify(_start_event(run, folder, progress))
+    cache = plan_features(run, progress.epoch)
+    notify(_start_event(run, folder, progress) | {"features": cache and cache.describe()})
 
     record: dict[str, Any] = {}
     passes: list[MicroBatch] = []  # the forward passes of the current step
     saver = Saver(run, folder, progress, point.checkpoint and point.checkpoint.folder)
     with saver.rescue(passes), StopSignal() as stop:
+        if cache:
+            fill_features(run, cache, stop, notify)
         for epoch in range(progress.epoch, training.epochs):
             # ── one epoch ────────────────────────────────────────────────────────────────────────────────────────
             if progress.has_stopped_early(training.early_stopping):
@@ -146,15 +151,18 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
                 _seed_step(run, progress.step)
                 losses = []  # each batch's shares of those of the step, on the device
                 for i, batch in enumerate(micro_batches, start=1):
-                    images, target = run.to_device(batch)
+                    inputs, target = run.to_device(batch)
                     with nullcontext() if i == len(micro_batches) else accelerator.no_sync(run.model):
-                        output = run.model(images)
+                        output = run.model(*inputs, upsample=False)
                         total, terms = run.loss(
                             output.logits,
                             target,
+                            stride=output.stride,
                             embedding=output.embedding,
                             fraction=progress.step / run.total_steps,
                             auxiliary_logits=output.auxiliary_logits,
+                            auxiliary_stride=output.auxiliary_stride,
+                            head_outputs=output.head_outputs,
                             counts=counts,
                         )
                         passes.append(MicroBatch(batch["index"], terms))
@@ -203,7 +211,7 @@ def _train(run: Run, point: ResumePoint, resume: bool, notify: Notify) -> dict[s
             if run.validates_after(progress.step):
                 record = validate(run, folder, progress, saver, stop, notify)
     accelerator.end_training()
-    notify(_end_event(run, folder, progress))
+    notify(_end_event(run, folder, progress) | {"features": cache and cache.describe()})
     return record or last_record(folder)  # a run that was complete before has made no record now
 
 

@@ -113,7 +113,8 @@ def prepare(
     train_samples, val_samples = audits["train"].samples, audits["val"].samples
     counts = audits["train"].drawn_pixels(config.dataset.weights)[: len(hierarchy.leaves)]
     # The loader guarantees the target's values, and checking them would synchronize a GPU in every step.
-    loss = build_loss(config.loss, hierarchy, counts=counts, validate=False)
+    head_loss = getattr(model.head, "loss", None)  # of a head with further outputs
+    loss = build_loss(config.loss, hierarchy, counts=counts, head_loss=head_loss, validate=False)
     model = _place(model, config, accelerator)
     if training.batch_size == "auto":
         most = max(1, drawn // accelerator.num_processes)
@@ -261,6 +262,7 @@ def _make_loaders(
         seed=training.seed,
         weights=config.dataset.weights,
         accumulation=training.gradient_accumulation,
+        variants=training.augmentation_variants,
         **common,
     )
     return train_batches, eval_loader(val_samples, hierarchy, batch_size=val_batch_size, **common)

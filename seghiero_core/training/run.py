@@ -17,6 +17,7 @@ from seghiero_core.data.sampler import EpochSampler
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.losses.combine import HierarchicalLoss
 from seghiero_core.model.measuring import MemoryLimit
+from seghiero_core.training.feature_maps import divided_features, images_at_once, unpack_maps
 from seghiero_core.training.optimizer import WeightAverage
 from seghiero_core.training.sharding import gather_model
 
@@ -81,20 +82,44 @@ class Run:
         """Whether FSDP divides the weights and the optimizer's state among the processes."""
         return self.accelerator.distributed_type == DistributedType.FSDP
 
-    def to_device(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def to_device(self, batch: Mapping[str, Any], *, divide: bool = False) -> tuple[tuple[Any, ...], torch.Tensor]:
         """Move a batch of `train_loader` to the device.
+
+        With `training.augmentation_variants` the features of a frozen backbone may be stored; whether they are or not,
+        they are the same on the CPU, where they are computed image by image.
+
+        Args:
+            batch: The batch, of images or of stored features.
+            divide: Whether to run the frozen backbone here in any case.
+
+        Returns:
+            The arguments for the network, and the target, B,H,W int64.
+        """
+        training, device = self.config.training, self.accelerator.device
+        target = batch["target"].to(device, non_blocking=True)
+        size = target.shape[-2:]
+        if "maps" in batch:
+            return (None, unpack_maps(batch, device), size), target
+        images = self.images_of(batch)
+        model, frozen = self.accelerator.unwrap_model(self.model), training.freeze == "backbone"
+        at_once = images_at_once(device, len(images))
+        if divide or (frozen and training.augmentation_variants and at_once == 1 and model.is_divisible):
+            return (None, divided_features(model, images, self.accelerator, at_once), size), target
+        return (images,), target
+
+    def images_of(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Move the images of a batch to the device.
 
         Args:
             batch: The batch.
 
         Returns:
-            Its images, B,3,H,W uint8 with the memory layout of the network, and its target, B,H,W int64.
+            B,N,H,W with the memory layout of the network.
         """
-        device = self.accelerator.device
-        images, target = (batch[key].to(device, non_blocking=True) for key in ("image", "target"))
+        images = batch["image"].to(self.accelerator.device, non_blocking=True)
         if self.config.training.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        return images, target
+        return images
 
     def validates_after(self, step: int) -> bool:
         """Check whether a validation follows a step.

@@ -18,6 +18,7 @@ from seghiero_core.checkpoint import (
     repair_run,
     save_checkpoint,
 )
+from seghiero_core.config.readers import BANDS_KEYS
 from seghiero_core.config.schema import Config
 from seghiero_core.errors import CheckpointError, ConfigError
 from seghiero_core.events import Notify
@@ -89,6 +90,13 @@ class ResumePoint:
             raise ConfigError(
                 f"{self.folder} can't be resumed: it was trained with another model or other classes:\n{changed}"
             )
+        was, now = self.checkpoint.config.dataset, config.dataset
+        images = [
+            line for key in BANDS_KEYS for line in _changes(f"dataset.{key}", getattr(was, key), getattr(now, key))
+        ]
+        if images:
+            listed = "\n".join(images)
+            raise ConfigError(f"{self.folder} can't be resumed: it was trained with other images:\n{listed}")
         before, now = self.checkpoint.config.training.optimizer, config.training.optimizer
         if before != now:
             raise ConfigError(

@@ -69,7 +69,8 @@ def find_val_limit(
             return model(images.to(device)).logits.float()
 
     def predict(batch: int, height: int, width: int) -> None:
-        images = torch.zeros(batch, 3, height, width, dtype=torch.uint8)
+        channels = config.dataset.channels
+        images = torch.zeros(batch, channels or 3, height, width, dtype=torch.float32 if channels else torch.uint8)
         target = torch.zeros(batch, height, width, dtype=torch.int64)
         count_images(forward, images, target, [Metrics(loss.hierarchy)] * batch, scores=loss.scores)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from seghiero_core.data.display import shown_as_rgb
 from seghiero_core.data.samples import caption, evenly_spaced
 from seghiero_core.decode_modes import DEFAULT_DECODING
 from seghiero_core.devices import any_process, is_out_of_memory
@@ -61,7 +62,7 @@ def validate(
     """
     accelerator, monitor = run.accelerator, run.config.training.monitor
     samples = run.val_loader.dataset.samples
-    collector = ImageCollector(run.hierarchy, len(samples))
+    collector = ImageCollector(run.hierarchy, len(samples), run.config.dataset.bands)
     saver.save()
     with explained_out_of_memory(run):
         evaluation = evaluate(
@@ -161,6 +162,8 @@ def _write_report(run: Run, checkpoint: Path, progress: TrainingProgress, measur
 
 def _draw(examples: Sequence[ValidationExample], run: Run) -> Image.Image:
     images, targets, ids, indices = zip(*examples, strict=True)
+    if bands := run.config.dataset.bands:
+        images = [shown_as_rgb(image, bands.rgb) for image in images]
     captions = [caption(run.val_loader.dataset.samples[index], run.config.dataset) for index in indices]
     return prediction_grid(images, targets, ids, run.hierarchy, captions=captions)
 

@@ -10,7 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.losses.bands import upsample
 from seghiero_core.losses.triplet import tree_triplet
+from seghiero_core.model.factories import build_model
 from seghiero_core.model.segmentation import SegmentationModel
 
 TWO = Hierarchy.from_config({"labels": ["left", "right"]})
@@ -65,3 +67,30 @@ def test_the_triplet_loss_of_embeddings_that_equal_the_labels_is_zero(size, cell
     for seed in range(3):
         torch.manual_seed(seed)
         assert tree_triplet(embedding, target, TWO, margin=0.5, scale=0.0, samples=2000) == 0
+
+
+@pytest.mark.parametrize("size", [(64, 96), (71, 99), (33, 5)])
+@pytest.mark.parametrize("head", [{"type": "segformer", "proj_dim": 16}, {"type": "aspp", "proj_dim": 16}])
+def test_logits_that_the_loss_upsamples_are_those_that_the_model_upsamples(size, head):
+    torch.manual_seed(0)
+    config = {"backbone": {"type": "resnet", "depth": 18}, "head": head}
+    network = build_model(config, 2, auxiliary=True)
+    network.auxiliary[1].p = 0.0  # dropout would differ between the two
+    network.head.dropout.p = 0.0
+    images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+    whole, coarse = network(images), network(images, upsample=False)
+    assert (coarse.stride, coarse.auxiliary_stride, whole.stride) == (4, 16, 1)
+    assert coarse.logits.shape[2:] == tuple(math.ceil(side / 32) * 8 for side in size)
+    torch.testing.assert_close(upsample(coarse.logits, 4, *size), whole.logits)
+    torch.testing.assert_close(upsample(coarse.auxiliary_logits, 16, *size), whole.auxiliary_logits)
+
+
+def test_logits_of_a_size_that_does_not_divide_the_image_are_upsampled_by_the_model():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return F.avg_pool2d(x, 5), None
+
+    network = SegmentationModel(nn.Identity(), Odd(), mean=(0.0,) * 3, std=(1 / 255,) * 3, stride=32)
+    output = network(positions(40, 60), upsample=False)
+    assert output.stride == 1 and output.logits.shape[2:] == (64, 64)
+    torch.testing.assert_close(output.logits[..., :40, :60], network(positions(40, 60)).logits)

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 SUPPORT = ROOT / "tests" / "support"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 # One thread, so that two processes don't wait for each other; `support` can be imported, as it can here.
 ENVIRONMENT = {
@@ -28,6 +29,14 @@ def seghiero(*words: object, cwd: Path | None = None, **variables: str) -> subpr
         capture_output=True,
         text=True,
     )
+
+
+def torchrun(
+    cfg: object, *options: object, script: str = "ranks.py", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of this folder in two processes that work together, with environment `variables` added."""
+    words = [*TORCHRUN, SUPPORT / script, cfg, *options]
+    return subprocess.run(words, env=ENVIRONMENT | variables, capture_output=True, text=True, timeout=300)
 
 
 def leave_processes() -> NoReturn:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from types import SimpleNamespace
 
@@ -22,20 +21,14 @@ from seghiero_core.evaluation.checkpoint import evaluate_checkpoint
 from seghiero_core.evaluation.files import kept_measurement
 from seghiero_core.training.loop import train
 from seghiero_core.training.prepare import _synchronize_norms
-from support.processes import ENVIRONMENT, SUPPORT
+from support.processes import ENVIRONMENT, SUPPORT, TORCHRUN, torchrun
 from support.tiny import TINY, save_untrained
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 WITHOUT_CHANCE = [
     "head={type: extremely_fast_segformer, dropout: 0}",
     "transform.color_jitter=0",
     "transform.scale=[1, 1]",
 ]
-
-
-def torchrun(cfg, *options, script="ranks.py"):
-    words = [*TORCHRUN, SUPPORT / script, cfg, *options]
-    return subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
 def losses(run):
