@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from seghiero_core.benchmarking.timing import time_in_turns
 from seghiero_core.export.graph import DecodedModel, keep_outputs, output_names, to_onnx, trace
 from seghiero_core.export.int8 import to_int8
 from seghiero_core.export.options import DEFAULT_OPSET
@@ -73,19 +73,6 @@ def make_runs(backbone: dict, head: str, size: int, int8: bool) -> dict[str, Cal
     return runs
 
 
-def measure(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every round, after one to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for round_number in range(rounds + 1):
-        for name, run in runs.items():
-            time.sleep(0.1)  # threads of the previous run spin for a while
-            start = time.perf_counter()
-            run()
-            if round_number > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def compare(seconds: dict[str, list[float]], slow: str, fast: str) -> str:
     ratio = statistics.median(seconds[slow]) / statistics.median(seconds[fast])
     best = min(seconds[slow]) / min(seconds[fast])
@@ -106,7 +93,9 @@ def main() -> None:
         for head in HEADS.names():
             if arguments.only not in f"{title} {head}":
                 continue
-            seconds = measure(make_runs(backbone, head, arguments.size, arguments.int8), arguments.rounds)
+            runs = make_runs(backbone, head, arguments.size, arguments.int8)
+            # The threads of the previous run spin for a while.
+            seconds = time_in_turns(runs, arguments.rounds, torch.device("cpu"), pause=0.1)
             results = [f"{name} {statistics.median(times) * 1000:.0f} ms" for name, times in seconds.items()]
             results.append(compare(seconds, "eager", "onnxruntime"))
             if arguments.int8:

@@ -3,11 +3,11 @@
     python benchmarks/loop.py [--backbone "{type: resnet, depth: 18}"] [--size 256] [--batch 4] [--steps 20]
 
 Both loops make the same steps from the same start. They run in pairs, in alternating order, so that noise affects both
-alike; on the CPU, time is the process's CPU time. Ours is `seghiero_core.training.loop.train` with everything it does
-in a step: gradient norm, finite checks, learning rate schedule, metrics.jsonl, events. The bare loop is forward, loss,
-backward and `AdamW.step`. A step lasts from the end of the previous one, including its data; the median ignores the
-few that begin an epoch. Printed are the medians of the steps, their ratio per pair, and the median of these ratios,
-which should be at most 1.03.
+alike; on the CPU with one thread, time is the process's CPU time. Ours is `seghiero_core.training.loop.train` with
+everything it does in a step: gradient norm, finite checks, learning rate schedule, metrics.jsonl, events. The bare loop
+is forward, loss, backward and `AdamW.step`. A step lasts from the end of the previous one, including its data; the
+median ignores the few that begin an epoch. Printed are the medians of the steps, their ratio per pair, and the median
+of these ratios, which should be at most 1.03.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ import itertools
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from seghiero_core.benchmarking.timing import read_clock
 from seghiero_core.config.loading import load_config
 from seghiero_core.scaffold.starter import write_starter
 from seghiero_core.training.loop import train
 from seghiero_core.training.prepare import prepare
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 GOAL = 1.03
 WARM_UP = 2
 
@@ -36,7 +37,9 @@ WARM_UP = 2
 def ours(config) -> list[float]:
     """Return the duration of every step of a training run, s."""
     ends: list[float] = []
-    train(config, force=True, notify=lambda event: ends.append(clock()) if event["event"] == "step" else None)
+    train(
+        config, force=True, notify=lambda event: ends.append(read_clock(DEVICE)) if event["event"] == "step" else None
+    )
     return differences(ends)
 
 
@@ -50,20 +53,16 @@ def bare(config) -> list[float]:
         run.sampler.start_epoch(epoch)
         model.train()
         for batch in run.train_loader:
-            images, target = run.to_device(batch)
-            output = model(images)
+            inputs, target = run.to_device(batch)
+            output = model(*inputs)
             total, _ = run.loss(output.logits, target, embedding=output.embedding, fraction=step / run.total_steps)
             total.backward()
             optimizer.step()
             optimizer.zero_grad()
             total.item()  # waits for the loss, as any loop that shows it; ours does too
             step += 1
-            ends.append(clock())
+            ends.append(read_clock(DEVICE))
     return differences(ends)
-
-
-def clock() -> float:
-    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
 def differences(ends: list[float]) -> list[float]:
@@ -78,7 +77,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:

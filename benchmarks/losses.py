@@ -11,12 +11,13 @@ values of the target are not checked (`validate=False`), as in training.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
+from seghiero_core.benchmarking.memory import peak_allocated
+from seghiero_core.benchmarking.timing import time_in_turns
 from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from seghiero_core.losses.catalog import LOSSES
 
@@ -44,34 +45,6 @@ def trees() -> list[Hierarchy]:
     ]
 
 
-def seconds(step: Callable[[], None], device: torch.device) -> float:
-    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = clock()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return clock() - start
-
-
-def peak_bytes(step: Callable[[], None], device: torch.device) -> int:
-    """Measure the peak of the bytes that `step` allocates beyond those held before it."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    changes = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for change in sorted(changes, key=lambda event: event.start_ns()):
-        held += change.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
 def loss_steps(
     names: list[str], hierarchy: Hierarchy, size: int, device: torch.device
 ) -> dict[str, Callable[[], None]]:
@@ -87,8 +60,8 @@ def loss_steps(
         x = x.clone().requires_grad_()
 
         def run() -> None:
-            x.grad = None
             loss(x).backward()
+            x.grad = None
 
         return run
 
@@ -111,11 +84,8 @@ def main() -> None:
     names = options.losses or list(LOSSES)
     for number, hierarchy in enumerate(trees()):
         steps = loss_steps(names, hierarchy, options.size, options.device)
-        best = dict.fromkeys(steps, float("inf"))
-        for _ in range(options.repeats):
-            for name, step in steps.items():
-                best[name] = min(best[name], seconds(step, options.device))
-        memory = {name: peak_bytes(step, options.device) for name, step in steps.items()}
+        best = {name: min(times) for name, times in time_in_turns(steps, options.repeats, options.device).items()}
+        memory = {name: peak_allocated(step, options.device) for name, step in steps.items()}
         levels = " in ".join(str(len(level.nodes)) for level in hierarchy.levels)
         threads = f", {torch.get_num_threads()} threads" if options.device.type == "cpu" else ""
         print(f"\n{levels} classes, 2 x {options.size} x {options.size} px, {options.device}{threads}")

@@ -1,0 +1,1 @@
+"""Measuring the speed, memory and size of networks on this machine."""
