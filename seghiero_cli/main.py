@@ -13,6 +13,7 @@ import typer
 
 from seghiero_cli import console
 from seghiero_cli.commands import (
+    bench,
     channels,
     data,
     demo,
@@ -59,6 +60,7 @@ app.add_typer(data.app, name="data")
 app.command("init", epilog=init.EXAMPLE)(init.init)
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
+app.command("bench", epilog=bench.EXAMPLE)(bench.bench)
 
 
 def _print_version(requested: bool) -> None:

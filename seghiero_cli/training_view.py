@@ -24,6 +24,7 @@ class TrainingView:
         live: The `rich` live view, or None if stderr isn't a terminal.
         start: The last "start" event.
         step_event: The last "step" event.
+        storing: How far the storing of features is, before the first step.
         validating: How far the validation is; empty between validations.
         recent: Durations of the last 20 steps, s.
         columns, rows: The table of validations so far.
@@ -35,6 +36,7 @@ class TrainingView:
         self.live: Any = None
         self.start: dict[str, Any] = {}
         self.step_event: dict[str, Any] = {}
+        self.storing = ""
         self.validating = ""
         self.recent: deque[float] = deque(maxlen=20)
         self.columns: tuple[str, ...] = ()
@@ -106,8 +108,18 @@ class TrainingView:
         self._print(f"loss: {' + '.join(event['loss'])}; run folder: {console.display_path(event['folder'])}")
         if event["class_weights"]:
             self._print(f"class weights: {_class_weights(event['leaves'], event['class_weights'])}")
+        if features := event.get("features"):
+            maps = console.plural(len(features["maps"]), "feature map")
+            size, folder = f"{features['mib']:.0f} MiB", console.display_path(features["folder"])
+            self._print(f"features: {maps} of each of {features['samples']} augmented images, {size} in {folder}")
         if event["step"]:
             self._print(f"resumed at step {event['step']} of {self._total()}")
+
+    def _on_features(self, event: dict[str, Any]) -> None:
+        self.storing = f"storing features: {event['done']} of {event['samples']}"
+        if not self.live and time.monotonic() - self._shown_at > 10:
+            self._shown_at = time.monotonic()
+            self._print(self.storing)
 
     def _on_step(self, event: dict[str, Any]) -> None:
         self.recent.append(event["seconds"])
@@ -155,6 +167,9 @@ class TrainingView:
                 f"{console.plural(event['early_stopping'], 'validation')}. To train on, raise training.early_stopping "
                 "and pass --resume."
             )
+        if features := event.get("features"):
+            read = 1 - features["computed"] / features["samples"]
+            self._print(f"features: {format_percent(read)} % of {features['samples']} were stored before this run")
         self.closing_line = f"{done}{best} What it gets wrong: {console.display_path(event['folder'] / 'report.html')}"
 
     def _total(self) -> int:
@@ -179,7 +194,7 @@ class TrainingView:
         from rich.text import Text
 
         if not self.step_event:
-            return Text("reading and checking the data, building the network ...")
+            return Text(self.storing or "reading and checking the data, building the network ...")
         done = round(BAR_WIDTH * self.step_event["step"] / self._total())
         bar = Text("━" * done, style="green") + Text("━" * (BAR_WIDTH - done), style="bright_black")
         parts: list[Any] = [bar, *map(Text, self._progress_lines())]

@@ -26,7 +26,7 @@ FLOORS = [
     "model",
     "evaluation report",
     "export training",
-    "predict doctor testing",
+    "predict doctor testing benchmarking",
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

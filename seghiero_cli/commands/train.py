@@ -107,6 +107,8 @@ def _dry_run(config, *, resume: bool, force: bool, as_json: bool) -> None:
         f"{facts['val_batch_size']} in validation"
     )
     console.result(f"memory: {memory['peak']:.0f} MiB at the peak (at any batch size: {parts} MiB)")
+    if facts["features_mib"]:
+        console.result(f"features: {facts['features_mib']:.0f} MiB on the disk, stored before the first step")
     console.result(f"step: {1000 * facts['seconds_per_step']:.0f} ms, including its data")
     console.result(
         f"time: {format_duration(facts['seconds_per_epoch'])} per epoch of {steps}, including validation; "

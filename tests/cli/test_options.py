@@ -103,7 +103,8 @@ def test_the_undecided_value_is_no_class(classes, ignore, expected):
 
 
 def test_many_classes_are_written_in_16_bits(tmp_path):
-    from seghiero_core.predict.files import find_jobs, predict_files
+    from seghiero_core.predict.files import predict_files
+    from seghiero_core.predict.jobs import find_jobs
     from seghiero_core.predict.predictor import Predictor
     from seghiero_core.predict.writer import PredictionOutputs
 

@@ -155,7 +155,7 @@ def test_all_faults_come_together_with_line_key_and_nearest_word(write):
         ("backbone: {type: segformer, variant: mit-b9}", "segformer has no variant 'mit-b9'"),
         (
             "backbone: {type: segformer, output_stride: 16}",
-            "unknown key for segformer. It belongs to convnext, resnet: remove it",
+            "unknown key for segformer. It belongs to convnext, resnet, timm: remove it",
         ),
         ("backbone: {type: convnext, depth: 50}", "or replace the whole section (backbone={type: convnext})"),
         ("training: {lr: 0.1, lr: 0.2}", "duplicate key 'lr', already on line 9; remove one of them."),
