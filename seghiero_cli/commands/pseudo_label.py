@@ -36,9 +36,9 @@ def pseudo_label(
 ) -> None:
     """Write masks of predictions to train on: the deepest class that is sure enough, or ignored.
 
-    A pixel that is surely a vehicle, but may be a car or a bus, is labeled vehicle.
-    classes.yaml in the folder lists the mask values. A command that was stopped
-    goes on where it was.
+    A pixel that is surely a vehicle, but may be a car or a bus, is labeled
+    vehicle. classes.yaml in the folder lists the mask values. If the command is
+    stopped, the same command goes on with it.
     """
     from seghiero_cli.runs import find_named_checkpoint
     from seghiero_core.atomic import check_writable, make_folder

@@ -83,8 +83,9 @@ class TimmNetwork(nn.Module):
         """
         height, width = x.shape[-2:]
         unit, inner = self.facts.unit, self.facts.inner
-        # With whole units instead of remainders, tracing for any size takes a fraction of the time.
-        rows, columns = -(-height // unit), -(-width // unit)
+        # With whole units instead of remainders, tracing for any size takes a fraction of the time. No negative number
+        # is divided: ONNX rounds to zero.
+        rows, columns = (height + unit - 1) // unit, (width + unit - 1) // unit
         x = F.pad(x, (0, columns * unit - width, 0, rows * unit - height), mode="replicate")
         if inner != unit:
             x = F.interpolate(x, size=(rows * inner, columns * inner), mode="bilinear", align_corners=False)
@@ -120,7 +121,7 @@ class TimmNetwork(nn.Module):
         Returns:
             [C1, C2, C3, C4], as of `forward`.
         """
-        sizes = [(-(-size[0] // target), -(-size[1] // target)) for target in self.targets]
+        sizes = [tuple((side + target - 1) // target for side in size) for target in self.targets]
         return [
             maps[0].new_zeros(1).expand(len(maps[0]), planned.channels, height, width)
             if level is None
