@@ -60,7 +60,7 @@ def read_bands(path: Path, data: bytes | None = None, *, channels: int, nodata: 
         UsageError: When it is a TIFF and tifffile isn't installed.
     """
     array, _ = _decode(path, data, channels, pixels=True)
-    return mark_nodata(to_stored_units(array, path), nodata)
+    return mark_nodata(to_stored_units(array, path, nodata), nodata)
 
 
 def read_header(path: Path, data: bytes | None = None, *, channels: int) -> Stored:
@@ -95,7 +95,8 @@ def mark_nodata(image: np.ndarray, nodata: float | None) -> np.ndarray:
     if image.dtype.kind == "f":
         absent = np.isnan(image).any(axis=2)
     if nodata is not None:
-        absent |= (image == (np.float32(nodata) if image.dtype.kind == "f" else nodata)).all(axis=2)
+        with np.errstate(over="ignore"):
+            absent |= (image == (np.float32(nodata) if image.dtype.kind == "f" else nodata)).all(axis=2)
     if not absent.any():
         return image
     marked = image.astype(np.float32)  # a copy
@@ -103,12 +104,13 @@ def mark_nodata(image: np.ndarray, nodata: float | None) -> np.ndarray:
     return marked
 
 
-def to_stored_units(array: np.ndarray, path: Path) -> np.ndarray:
+def to_stored_units(array: np.ndarray, path: Path, nodata: float | None = None) -> np.ndarray:
     """Convert bands to uint8 or, without rounding whole numbers, to float32.
 
     Args:
         array: H,W,C of any type.
         path: The name to use in messages.
+        nodata: The value where there is no data. One that float32 may not hold, such as -2147483648, becomes NaN.
 
     Returns:
         H,W,C: uint8 as uint8, everything else as float32.
@@ -120,12 +122,16 @@ def to_stored_units(array: np.ndarray, path: Path) -> np.ndarray:
         return np.ascontiguousarray(array)
     if array.dtype.kind not in "uif":
         raise _unknown_pixels(path, f"values of the type {array.dtype}")
+    absent = array == nodata if nodata is not None and abs(nodata) > _EXACT else np.zeros((), bool)
+    array = np.where(absent, 0, array) if absent.any() else array
     if array.dtype.kind != "f" and array.dtype.itemsize > 2 and np.abs(array.astype(np.float64)).max() > _EXACT:
         raise _unknown_pixels(path, f"whole numbers above {_EXACT}, which float32 would round")
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array, dtype=np.float32)
     if array.dtype.kind == "f" and np.isinf(values).any():
         raise _unknown_pixels(path, "infinite values or ones too large for float32")
+    if absent.any():
+        values[absent] = np.nan
     return values
 
 

@@ -77,7 +77,7 @@ class SampleLayout:
         if self.bands is None:
             pixels = self._to_rgb(pixels)
         else:
-            pixels = mark_nodata(to_stored_units(pixels, self.path), self.bands.nodata)
+            pixels = mark_nodata(to_stored_units(pixels, self.path, self.bands.nodata), self.bands.nodata)
             if pixels.dtype.kind == "f":
                 absent |= np.isnan(pixels[..., 0])
         return Block(np.ascontiguousarray(pixels), ~absent if absent.any() else None)

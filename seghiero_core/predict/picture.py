@@ -108,7 +108,7 @@ def _from_bands(source: Any, bands: Bands) -> Picture:
     if 0 in array.shape:
         raise UsageError(f"the image is empty: its shape is {array.shape}.")
     array = array.transpose(1, 2, 0) if is_tensor else array
-    return _bands_picture(mark_nodata(to_stored_units(array, Path("the image")), bands.nodata), bands)
+    return _bands_picture(mark_nodata(to_stored_units(array, Path("the image"), bands.nodata), bands.nodata), bands)
 
 
 def _bands_picture(array: np.ndarray, bands: Bands) -> Picture:

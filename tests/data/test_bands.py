@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
@@ -146,7 +146,7 @@ def test_another_number_of_bands_names_file_found_and_expected(tmp_path):
             save_bands(tmp_path / name, image)
         for read in (read_bands, read_header):
             found = "1 band" if channels == 1 else f"{channels} bands"
-            with pytest.raises(DataError, match=rf"{name} has {found}, expected 5\. Set dataset\.channels"):
+            with pytest.raises(DataError, match=rf"{name} has {found}, expected 5\. Replace the file"):
                 read(tmp_path / name, channels=5)
 
 
@@ -241,6 +241,7 @@ def test_pixels_without_data_are_ignored_and_counted(tmp_path):
     assert np.allclose(found.mean, expected.mean, rtol=1e-12)
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=6), offset=st.floats(-1e6, 1e6))
 def test_moments_are_those_of_numpy(sizes, offset):
     rng = np.random.default_rng(len(sizes))
@@ -358,6 +359,7 @@ def test_colors_change_in_red_green_and_blue_only():
     assert torch.equal(augment_image(image, change, Bands(5)), image.float())
 
 
+@settings(deadline=None)
 @given(scale=st.floats(1e-3, 1e4))
 def test_colors_of_floats_change_on_any_scale_and_without_limits(scale):
     image = torch.from_numpy(noise(np.uint8, 3, 8, 8)).permute(2, 0, 1).double()
@@ -404,3 +406,21 @@ def test_bytes_of_an_image_without_a_name_may_be_tiff():
     file = io.BytesIO()
     tifffile.imwrite(file, image, planarconfig="contig", photometric="minisblack")
     assert np.array_equal(read_bands(Path("rows/00000001/image"), file.getvalue(), channels=5), image)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("int32", -(2**31)), ("uint32", 2**32 - 1), ("float64", -1.7976931348623157e308)]
+)
+def test_values_for_no_data_that_float32_does_not_hold(tmp_path, dtype, nodata):
+    array = np.arange(24, dtype=dtype).reshape(4, 3, 2)
+    array[0, 0] = nodata
+    np.save(tmp_path / "a.npy", array)
+    found = read_bands(tmp_path / "a.npy", channels=2, nodata=nodata)
+    assert np.isnan(found[0, 0]).all()
+    np.testing.assert_array_equal(found.reshape(-1, 2)[1:], array.reshape(-1, 2)[1:])
+    with pytest.raises(DataError, match="float32"):
+        read_bands(tmp_path / "a.npy", channels=2)
+    array[1, 1] = 2**24 + 1 if dtype != "float64" else 1e300
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DataError, match="float32"):
+        read_bands(tmp_path / "a.npy", channels=2, nodata=nodata)

@@ -88,6 +88,7 @@ def test_epochs_of_half_a_source_differ_and_together_have_all():
     assert len(one) == len(two) == 20 and one | two == set(range(40)) and one != set(range(20))
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 20), min_size=2, max_size=12),
     window=st.integers(1, 4),

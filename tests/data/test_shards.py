@@ -7,7 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -214,6 +214,7 @@ def test_sources_have_folders_of_their_own(cfg, run, tmp_path):
     assert [sample.source for sample in new] == [0] * 20 + [1] * 20
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 4))
 def test_ranges(first, last, width):
     found = expand(f"s3://b/{{{first:0{width}d}..{last:0{width}d}}}/x.tar")
