@@ -68,7 +68,7 @@ def where(
     console.result(f"folder of the first: {selected[0].folder.name}")
     console.note(
         "For a machine without internet access:\n"
-        "  1. Run `seghiero weights fetch` with the same names on a machine with a connection.\n"
+        "  1. With a connection, run seghiero weights fetch with the same names.\n"
         "  2. Copy the folders, with their links (rsync -a, tar), to the cache of the\n"
         "     other machine. HF_HOME moves the cache.\n"
         "  3. Set HF_HUB_OFFLINE=1 there: nothing then tries to connect.\n"

@@ -203,10 +203,7 @@ class SegmentationModel(nn.Module):
         if self.stored_units:
             x = x.masked_fill(x.isnan(), 0.0)
         # Called even when nothing is padded: a branch on the size would fix the size in an exported graph.
-        # Whole strides instead of remainders: tracing for any size then takes a fraction of the time. No negative
-        # number is divided: ONNX rounds to zero.
-        rows, columns = ((side + self.stride - 1) // self.stride for side in (height, width))
-        return F.pad(x, (0, columns * self.stride - width, 0, rows * self.stride - height), mode="replicate")
+        return F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
 
 
 def _resize_and_crop(logits: torch.Tensor, size: Sequence[int], padded: Sequence[int]) -> torch.Tensor:

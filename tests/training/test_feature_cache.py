@@ -308,7 +308,7 @@ def test_variants_repeat_the_augmentation_but_not_the_order():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["training.augmentation_variants=2"], "only of a frozen backbone; set training.freeze: backbone"),
+        (["training.augmentation_variants=2"], "only if the backbone is frozen; set training.freeze: backbone"),
         (["training.freeze=backbone"], "every epoch has other images; set training.augmentation_variants"),
         (["training.freeze=3", "training.augmentation_variants=2"], "set training.freeze: backbone"),
     ],
