@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from seghiero_core.backbones.networks.checkpointing import CountedOnce
 from seghiero_core.backbones.networks.pyramid import PyramidNeck
+from seghiero_core.backbones.networks.swin_windows import make_windows_traceable
 from seghiero_core.backbones.networks.timm_facts import TARGETS, TimmFacts
 
 
@@ -45,6 +46,7 @@ class TimmNetwork(nn.Module):
         if output_stride != 32:
             options["output_stride"] = output_stride
         self.net = create_timm_model(facts.variant, **(facts.arguments or {}), **options)
+        make_windows_traceable(self.net)
         whole = set(self.net.state_dict())
         self.facts = facts
         self.strides = [min(stride, output_stride) for stride in facts.strides]
