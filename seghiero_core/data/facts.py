@@ -93,7 +93,7 @@ def cache_file() -> Path | None:
     """Return the file of the cache.
 
     Returns:
-        `facts.sqlite` in `user_cache`; None where there is none.
+        `facts.sqlite` in `user_cache`; None if the variable is "off".
     """
     folder = user_cache()
     return folder and folder / "facts.sqlite"

@@ -150,8 +150,8 @@ def _bands(
     for top in range(0, -(-height // stride), rows):
         bottom = min(top + rows, available)
         before, after = min(top, 1), min(available - bottom, 1)
-        piece = _Piece(coarse[:, :, top - before : bottom + after], slice(top - before, bottom + after))
-        piece = _Piece(piece.values.detach().requires_grad_(needs_grad), piece.rows)
+        covered = slice(top - before, bottom + after)
+        piece = _Piece(coarse[:, :, covered].detach().requires_grad_(needs_grad), covered)
         first, last = top * stride, min(bottom * stride, height)
         with torch.set_grad_enabled(needs_grad):
             up = upsample(piece.values, stride, before * stride + last - first, width)
