@@ -51,7 +51,7 @@ METADATA_KEYS = tuple(_TYPES)
   "confidence" is the threshold below which predictions back off, and "undecided" the id of pixels that did (both null
   without a threshold).
 - `channels`: the number of bands of the images, in stored units; null for RGB.
-- `nodata`: the value that all bands have where there is no data, to be replaced by NaN in the input; null if no value stands for that.
+- `nodata`: the value that all bands have where there is no data, to be replaced by NaN in the input; null if unset.
 - `rgb`: the positions of the bands red, green and blue; empty for none, and for RGB.
 - `seghiero_version`: the version that wrote the file.
 - `config_sha256`: the SHA-256 of the training config.
