@@ -16,11 +16,12 @@ from seghiero_core.data.facts import Facts, FactsCache, find_facts
 from seghiero_core.data.faults import DataFinding, findings_of, name_files
 from seghiero_core.data.hints import channels_fix, look_swapped, unknown_values_hint
 from seghiero_core.data.images import list_values, unknown_values
-from seghiero_core.data.samples import Sample
+from seghiero_core.data.samples import Sample, garbage_kept
 from seghiero_core.errors import DataError
 from seghiero_core.hierarchy.tree import Hierarchy
 
 DECODED_BY_FAST_CHECK = 64
+_STAMPED_AT_A_TIME = 256  # by a thread, which costs more to start than a stamp
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,10 @@ def _facts_of(jobs: Sequence[tuple[Sample, bool]], cache: FactsCache | None) -> 
         if cache is None:
             yield from pool.map(_try_to_find, jobs)
             return
-        # A sample that isn't decoded has no stamp here, since the cache holds what decoding found.
-        stamps = list(pool.map(lambda job: job[0].reader.stamp(job[0].index) if job[1] else None, jobs))
-        known = list(cache.find([sample for sample, _ in jobs], stamps))
+        with garbage_kept():
+            parts = [jobs[start : start + _STAMPED_AT_A_TIME] for start in range(0, len(jobs), _STAMPED_AT_A_TIME)]
+            stamps = [stamp for part in pool.map(_stamps, parts) for stamp in part]
+            known = list(cache.find([sample for sample, _ in jobs], stamps))
         found = pool.map(_try_to_find, [job for job, facts in zip(jobs, known, strict=True) if facts is None])
         for (sample, _), stamp, facts in zip(jobs, stamps, known, strict=True):
             if facts is None:
@@ -152,6 +154,11 @@ def _facts_of(jobs: Sequence[tuple[Sample, bool]], cache: FactsCache | None) -> 
                 if isinstance(facts, Facts):
                     cache.add(sample, stamp, facts)
             yield facts
+
+
+def _stamps(jobs: Sequence[tuple[Sample, bool]]) -> list[str | None]:
+    """The stamps of samples; none of one that isn't decoded, since the cache holds what decoding found."""
+    return [sample.reader.stamp(sample.index) if decode else None for sample, decode in jobs]
 
 
 def _try_to_find(job: tuple[Sample, bool]) -> Facts | DataError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from seghiero_core.data.audit import Audit
@@ -19,11 +20,11 @@ def repeated_in_sources(samples: Sequence[Sample]) -> list[DataFinding]:
     Returns:
         A warning, or nothing.
     """
-    first: dict[tuple[Path, Path], int | None] = {}  # the first source of each pair
+    first: dict[tuple[str, str], int | None] = {}  # the first source of each pair
     repeated = []
-    for sample in samples:
-        pair = sample.image.resolve(), sample.mask.resolve()
-        if first.setdefault(pair, sample.source) != sample.source:
+    images, masks = _real_paths(sample.image for sample in samples), _real_paths(sample.mask for sample in samples)
+    for sample, *pair in zip(samples, images, masks, strict=True):
+        if first.setdefault(tuple(pair), sample.source) != sample.source:
             repeated.append(sample.image)
     if not repeated:
         return []
@@ -38,22 +39,36 @@ def add_duplicates(warnings: dict[str, list[DataFinding]], audits: Mapping[str, 
         warnings: The warnings of every split, which get more.
         audits: The audits of the splits.
     """
-    files: dict[Path, str] = {}  # the first split of each file, and of each content
+    files: dict[str, str] = {}  # the first split of each file, and of each content
     contents: dict[str, tuple[str, Path]] = {}
     for split, found in audits.items():
         shared: dict[str, list[Path]] = {}
         equal: dict[str, dict[Path, Path]] = {}
-        for sample in found.samples:
-            first = files.setdefault(sample.image.resolve(), split)
+        paths = list(_real_paths(sample.image for sample in found.samples))
+        for sample, path in zip(found.samples, paths, strict=True):
+            first = files.setdefault(path, split)
             if first != split and sample.image.exists():  # what isn't a file may just be called the same
                 shared.setdefault(first, []).append(sample.image)
-        for sample, facts in found.found():
-            if facts.digest is not None and files[sample.image.resolve()] == split:
+        for sample, path, facts in zip(found.samples, paths, found.facts, strict=True):
+            if facts and facts.digest is not None and files[path] == split:
                 first, other = contents.setdefault(facts.digest, (split, sample.image))
                 if first != split:
                     equal.setdefault(first, {})[sample.image] = other
         warnings[split] += [_shared(split, first, images, len(found.samples)) for first, images in shared.items()]
         warnings[split] += [_equal(split, first, images, len(found.samples)) for first, images in equal.items()]
+
+
+def _real_paths(paths: Iterable[Path]) -> Iterator[str]:
+    """The path of each file without links. Folders are resolved once: they hold many files, and few are links."""
+    folders: dict[str, str] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if name in ("", ".", "..") or path.is_symlink():
+            yield str(path.resolve())
+            continue
+        if folder not in folders:
+            folders[folder] = str(Path(folder).resolve()).rstrip("/")
+        yield f"{folders[folder]}/{name}"
 
 
 def _shared(split: str, first: str, images: list[Path], count: int) -> DataFinding:

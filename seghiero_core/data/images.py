@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from seghiero_core.data.decoders import decode_upright
 from seghiero_core.data.faults import FileError, missing_file, unreadable_file
 from seghiero_core.data.orientation import turn_upright
 from seghiero_core.errors import DataError, shorten
 from seghiero_core.hierarchy.tree import Hierarchy
 
 _TIFF_BITS_PER_SAMPLE = 258
+_RANGES = 8  # of values: to compare with more takes as long as a table
 _MASK_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 
 
@@ -71,8 +73,11 @@ def read_image(path: Path, data: bytes | None = None) -> np.ndarray:
     """
     with open_image(path, data) as image:
         check_image_mode(image, path)
-        turn_upright(image)
-        return to_rgb(image)
+        pixels = decode_upright(image)
+        if pixels is None:
+            turn_upright(image)
+            return to_rgb(image)
+    return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels
 
 
 def check_image_mode(image: Image.Image, path: Path) -> None:
@@ -120,7 +125,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         return np.repeat(gray[..., None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_mask(path: Path, data: bytes | None = None) -> np.ndarray:
@@ -138,11 +143,11 @@ def read_mask(path: Path, data: bytes | None = None) -> np.ndarray:
     """
     with open_image(path, data) as image:
         check_mask_mode(image, path)
-        turn_upright(image)
-        mask = np.array(image)
-    if mask.dtype == bool:
-        return mask.astype(np.uint8)
-    return mask.astype(mask.dtype.newbyteorder("="), copy=False)
+        mask = decode_upright(image)
+        if mask is None:
+            turn_upright(image)
+            mask = np.array(image)
+    return mask.astype(np.uint8 if mask.dtype == bool else mask.dtype.newbyteorder("="), copy=False)
 
 
 def check_mask_mode(image: Image.Image, path: Path) -> None:
@@ -243,6 +248,27 @@ def to_target(mask: np.ndarray, path: Path, hierarchy: Hierarchy) -> np.ndarray:
             f"{path} has values that are not labels: {list_values(unknown_values(pixels, hierarchy))}. Add them to "
             f"{hierarchy.section}.labels, or set {hierarchy.section}.ignore to the value of pixels to ignore."
         ) from None
+
+
+def check_values(mask: np.ndarray, path: Path, hierarchy: Hierarchy) -> None:
+    """Refuse a mask with values that are not labels, as `to_target` does, without looking up the labels.
+
+    Args:
+        mask: H,W label values.
+        path: See `to_target`.
+        hierarchy: See `to_target`.
+
+    Raises:
+        DataError: See `to_target`.
+    """
+    values = {*hierarchy.values, hierarchy.ignore}
+    starts = sorted(value for value in values if value - 1 not in values)
+    ends = sorted(value for value in values if value + 1 not in values)
+    known, least = np.zeros(mask.shape, dtype=bool), np.iinfo(mask.dtype).min
+    for start, end in zip(starts[:_RANGES], ends[:_RANGES], strict=True):
+        known |= mask <= end if start <= least else (mask >= start) & (mask <= end)
+    if not known.all():
+        to_target(mask, path, hierarchy)
 
 
 def unknown_values(pixels: Mapping[int, int], hierarchy: Hierarchy) -> dict[int, int]:

@@ -16,12 +16,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from seghiero_core.config.schema import TransformConfig
+from seghiero_core.data.augmentation import draw_augmentation, sample_generator
+from seghiero_core.data.images import check_values
 from seghiero_core.data.sampler import Blocks, EpochSampler, draws_per_epoch
 from seghiero_core.data.samples import Sample
-from seghiero_core.data.transforms import augment_image, augment_target, draw_augmentation, sample_generator
+from seghiero_core.data.transforms import augment_image, augment_mask
 from seghiero_core.errors import DataError, DeviceError
 from seghiero_core.hierarchy.tree import Hierarchy
-from seghiero_core.losses.reductions import label_counts
 
 WORKER_DIED = (
     "a data loading worker died ({}). It was killed, or memory or shared memory ran out: set training.workers lower, "
@@ -65,20 +66,21 @@ class SegmentationDataset(Dataset):
         if self.stored is not None:
             return self.stored(key)
         if self.transform is None:
-            image, target = self._decode(key)
-            image = image.float() if self.samples[key].bands else image
-            return {"image": image.contiguous(), "target": target, "index": key}
+            image, target = self.samples[key].read(self.hierarchy)
+            image = _channels_first(image).float() if self.samples[key].bands else _channels_first(image)
+            return {"image": image.contiguous(), "target": torch.from_numpy(target), "index": key}
         _, index, _ = key
-        image, target = self._decode(index)
-        bands = self.samples[index].bands
-        params = draw_augmentation(sample_generator(self.seed, *key), tuple(target.shape), self.transform)
-        target = augment_target(target, params)
-        counts = label_counts(target[None], self.hierarchy)[0]
-        return {"image": augment_image(image, params, bands), "target": target, "index": index, "counts": counts}
+        return {**self._augmented(self.samples[index], key), "index": index}
 
-    def _decode(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image, target = self.samples[index].read(self.hierarchy)
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(target)
+    def _augmented(self, sample: Sample, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
+        """The augmented image, its target and the counts; only what is kept of the mask is turned into labels."""
+        image, mask = sample.read_values(self.hierarchy)
+        hierarchy = self.hierarchy.of_source(sample.source)
+        check_values(mask, sample.mask, hierarchy)
+        params = draw_augmentation(sample_generator(self.seed, *key), mask.shape, self.transform)
+        target, counts = augment_mask(mask, params, hierarchy)
+        image = augment_image(_channels_first(image), params, sample.bands)
+        return {"image": image, "target": target, "counts": counts}
 
 
 def train_loader(
@@ -237,6 +239,10 @@ def is_dead_worker(error: BaseException) -> bool:
         True for PyTorch's error about a dead DataLoader worker.
     """
     return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+def _channels_first(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)
 
 
 def _source_lengths(samples: Sequence[Sample], weights: Sequence[float]) -> dict[Any, int]:

@@ -65,8 +65,7 @@ def find_pairs(
         _check_not_jpeg(images, masks, key, image_files, mask_suffix)
         raise
     paired = sorted(set(image_files) & set(mask_files))
-    files = [(image_files[stem], mask_files[stem]) for stem in paired]
-    pairs = [Pair(image, mask, image.relative_to(images).as_posix()) for image, mask in files]
+    pairs = [Pair(images / image_files[stem], masks / mask_files[stem], image_files[stem]) for stem in paired]
     try:
         _check_all_have_masks(key, images, masks, image_files, set(paired), mask_suffix)
     except DataError as error:
@@ -86,26 +85,32 @@ def files_below(folder: Path) -> Iterator[Path]:
     Yields:
         Every file that is not hidden, nor in a hidden folder; sorted within each folder.
     """
+    for here, names in _folders_below(folder):
+        yield from (Path(here, name) for name in names)
+
+
+def _folders_below(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder that `files_below` enters, and the names of its files; they start with `folder`."""
     entered = set()
     for here, folders, names in os.walk(folder, followlinks=True):
-        real = Path(here).resolve()
+        real = os.path.realpath(here)
         if real in entered:
             folders.clear()
             continue
         entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(here, name) for name in sorted(names) if not name.startswith("."))
+        yield here, sorted(name for name in names if not name.startswith("."))
 
 
 def _check_all_have_masks(
-    key: str, images: Path, masks: Path, image_files: dict[str, Path], paired: set[str], mask_suffix: str
+    key: str, images: Path, masks: Path, image_files: dict[str, str], paired: set[str], mask_suffix: str
 ) -> None:
     """Raise DataError where images have no mask."""
     missing = sorted(set(image_files) - paired)
     if not missing:
         return
     _check_not_jpeg(images, masks, key, missing, mask_suffix)
-    shown, section = shorten([image_files[stem] for stem in missing]), key.rpartition(".")[0]
+    shown, section = shorten([images / image_files[stem] for stem in missing]), key.rpartition(".")[0]
     raise DataError(
         f"{len(missing)} of {len(image_files)} images have no mask: {shown}. A mask for the first is expected at "
         f"{masks / missing[0]}{mask_suffix}.png (or in another lossless format).",
@@ -115,15 +120,15 @@ def _check_all_have_masks(
     )
 
 
-def _select(key: str, listed: Path, folder: Path, found: dict[str, Path]) -> dict[str, Path]:
+def _select(key: str, listed: Path, folder: Path, found: dict[str, str]) -> dict[str, str]:
     """The images that a list names, by relative path without extension and suffix."""
     try:
         names = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise DataError(f"{key}: can't read {listed}: {reason}.", fix="Correct the path.") from None
-    stems = {path.relative_to(folder).as_posix(): stem for stem, path in found.items()}
-    stems |= {path.relative_to(folder).with_suffix("").as_posix(): stem for stem, path in found.items()}
+    stems = {name: stem for stem, name in found.items()}
+    stems |= {name.rpartition(".")[0]: stem for stem, name in found.items()}
     stems |= {stem: stem for stem in found}
     unknown = [name for name in names if name not in stems]
     if unknown or not names:
@@ -171,8 +176,8 @@ def _check_not_jpeg(images: Path, masks: Path, key: str, missing: Collection[str
         )
 
 
-def _by_stem(folder: Path, extensions: frozenset[str], suffix: str, key: str, kind: str) -> dict[str, Path]:
-    """Files of `folder` by relative path without extension and suffix, with `/` between folders."""
+def _by_stem(folder: Path, extensions: frozenset[str], suffix: str, key: str, kind: str) -> dict[str, str]:
+    """The relative paths of the files of `folder`, by relative path without extension and suffix, all with `/`."""
     if not folder.is_dir():
         problem = "is a file, not a folder" if folder.exists() else "does not exist"
         section, split, _ = key.rsplit(".", 2)
@@ -184,16 +189,20 @@ def _by_stem(folder: Path, extensions: frozenset[str], suffix: str, key: str, ki
             f"{start}.",
             kind="no_folder",
         )
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     skipped = 0
-    for path in files_below(folder):
-        if path.suffix.lower() not in extensions or not path.stem.endswith(suffix):
-            skipped += 1
-            continue
-        stem = path.relative_to(folder).with_name(path.stem.removesuffix(suffix)).as_posix()
-        if stem in found:
-            raise DataError(f"{key}: {found[stem]} and {path} are both the {kind} of one sample.", fix="Remove one.")
-        found[stem] = path
+    for here, names in _folders_below(folder):  # as text: paths of 100,000 files would take seconds
+        below = "" if here == str(folder) else Path(here).relative_to(folder).as_posix() + "/"
+        for name in names:
+            stem, dot, extension = name.rpartition(".")
+            if f"{dot}{extension}".lower() not in extensions or not stem.endswith(suffix):
+                skipped += 1
+                continue
+            sample, file = below + stem.removesuffix(suffix), below + name
+            if sample in found:
+                both = f"{folder / found[sample]} and {folder / file}"
+                raise DataError(f"{key}: {both} are both the {kind} of one sample.", fix="Remove one.")
+            found[sample] = file
     if not found:
         named = f" with '{suffix}' before the extension" if suffix else ""
         others = f" (files skipped: {skipped})" if skipped else ""

@@ -17,13 +17,15 @@ from PIL import Image, ImageOps
 
 from seghiero_core.config.loading import load_config
 from seghiero_core.data.audit import try_audit
+from seghiero_core.data.augmentation import AugmentationParams
 from seghiero_core.data.bands import mark_nodata, read_bands, read_header
 from seghiero_core.data.display import shown_as_rgb
+from seghiero_core.data.jitter import jitter_color
 from seghiero_core.data.loaders import SegmentationDataset, eval_loader
 from seghiero_core.data.samples import split_samples
 from seghiero_core.data.shards import pack
 from seghiero_core.data.statistics import band_moments
-from seghiero_core.data.transforms import AugmentationParams, augment_image, jitter_color, resize_with_gaps
+from seghiero_core.data.transforms import augment_image, resize_with_gaps
 from seghiero_core.errors import ConfigError, DataError
 from seghiero_core.hierarchy.tree import IGNORE_INDEX
 from seghiero_core.readers import Bands

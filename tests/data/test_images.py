@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from seghiero_core.data.images import read_image, read_mask, to_target
+from seghiero_core.data.images import check_values, read_image, read_mask, to_target
 from seghiero_core.data.orientation import exif_orientation, upright_size
 from seghiero_core.errors import DataError
-from seghiero_core.hierarchy.tree import IGNORE_INDEX
+from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
 from support.exif import move_after_pixels, save_turned
 
 RNG = np.random.default_rng(0)
@@ -260,3 +262,20 @@ def test_a_tiff_that_pillow_cannot_read_is_not_called_damaged(tmp_path):
     path.write_bytes(b"not a TIFF at all")
     with pytest.raises(DataError, match="cannot identify image file"):
         read_image(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+@pytest.mark.parametrize("values", [range(19), range(1, 4), [0, 5, 6, 254], range(0, 60, 2), [7]])
+def test_values_are_checked_as_they_are_looked_up(dtype, values):
+    hierarchy = Hierarchy.from_config({"labels": {value: f"class{value}" for value in values}})
+    largest = min(300, np.iinfo(dtype).max)
+    for value in range(-2 if np.iinfo(dtype).min else 0, largest + 1):
+        mask = np.array([[values[0], 255, value]], dtype=dtype)
+        found = []
+        for check in (check_values, to_target):
+            try:
+                check(mask, Path("a.png"), hierarchy)
+                found.append("")
+            except DataError as error:
+                found.append(str(error))
+        assert found[0] == found[1] and bool(found[0]) == (value not in (*values, 255))

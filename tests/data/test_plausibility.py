@@ -10,11 +10,11 @@ import yaml
 
 from seghiero_core.config.schema import TransformConfig
 from seghiero_core.data.audit import Audit
+from seghiero_core.data.augmentation import draw_augmentation
 from seghiero_core.data.encoded import Pair, encoded_reader
 from seghiero_core.data.facts import Facts
 from seghiero_core.data.plausibility import data_warnings
 from seghiero_core.data.samples import samples_of
-from seghiero_core.data.transforms import draw_augmentation
 from seghiero_core.hierarchy.tree import Hierarchy
 
 SMALL_CROPS = TransformConfig(size=(8, 8))

@@ -9,19 +9,14 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
 from seghiero_core.config.schema import TransformConfig
-from seghiero_core.data.transforms import (
-    PAD_RGB,
-    AugmentationParams,
-    augment_image,
-    augment_target,
-    draw_augmentation,
-    jitter_color,
-    sample_generator,
-)
-from seghiero_core.hierarchy.tree import IGNORE_INDEX
+from seghiero_core.data.augmentation import AugmentationParams, draw_augmentation, sample_generator
+from seghiero_core.data.jitter import color_matrix, jitter_color
+from seghiero_core.data.transforms import PAD_RGB, augment_image, augment_mask, augment_target
+from seghiero_core.hierarchy.tree import IGNORE_INDEX, Hierarchy
+from seghiero_core.losses.reductions import label_counts
 
 quick = settings(derandomize=True, max_examples=40, deadline=None)
-sides = st.integers(1, 70)
+sides, lengths = st.integers(1, 70), st.integers(1, 3000)
 
 
 def plain(**changes) -> AugmentationParams:
@@ -162,3 +157,48 @@ def test_global_random_state_is_neither_read_nor_changed():
         assert torch.equal(before[0], torch.get_rng_state())
         assert np.array_equal(before[1], np.random.get_state()[1])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@quick
+@given(
+    seed=st.integers(0, 10**6), height=sides, width=sides, size=st.tuples(sides, sides), dtype=st.sampled_from("BHi")
+)
+def test_a_mask_becomes_the_target_that_its_labels_become(seed, height, width, size, dtype):
+    rng = np.random.default_rng(seed)
+    hierarchy = Hierarchy.from_config(
+        {"labels": {0: "a", 3: "b", 4: "c", 9: "d"}, "tree": {"e": ["a", "b"], "c": None, "d": None}}
+    )
+    mask = rng.choice(np.array([0, 3, 4, 9, 255], dtype=dtype), (height, width))
+    params = draw_augmentation(rng, mask.shape, TransformConfig(size=size))
+    target, counts = augment_mask(mask, params, hierarchy)
+    assert torch.equal(target, augment_target(torch.from_numpy(hierarchy.to_target(mask)), params))
+    assert target.is_contiguous() and torch.equal(counts, label_counts(target[None], hierarchy)[0])
+
+
+@quick
+@given(
+    seed=st.integers(0, 10**6), height=st.integers(1, 3000), width=st.integers(1, 3000), size=st.tuples(sides, sides)
+)
+def test_the_nearest_pixels_are_those_of_torchvision(seed, height, width, size):
+    pixels = torch.from_numpy(np.random.default_rng(seed).integers(0, 99, (height, width)))
+    params = plain(box=(0, 0, height, width), resized=size, size=size)
+    expected = F.resize(pixels[None], list(size), interpolation=F.InterpolationMode.NEAREST_EXACT)[0]
+    assert torch.equal(augment_target(pixels, params), expected)
+
+
+@quick
+@given(seed=st.integers(0, 10**6), height=sides, width=st.integers(1, 3000), last=st.booleans(), flip=st.booleans())
+def test_jitter_in_parts_equals_jitter_of_the_whole(seed, height, width, last, flip):
+    """In float32, one operation after the other, for pixels in any memory layout."""
+    rng = np.random.default_rng(seed)
+    image = torch.from_numpy(rng.integers(0, 256, (3, height, width), dtype=np.uint8))
+    image = image[None].contiguous(memory_format=torch.channels_last)[0] if last else image
+    box, size = (0, 0, height, width), (height, width)
+    color = dict(zip(("brightness", "contrast", "saturation", "hue"), rng.uniform(0.1, 1.9, 4).tolist(), strict=True))
+    params = plain(box=box, resized=size, size=size, flip=flip, **color)
+    mean = image.double().mean(dim=(1, 2)).numpy()
+    matrix, offset = color_matrix(mean, params)
+    red, green, blue = image.float()
+    rows = [float(r) * red + float(g) * green + float(b) * blue for r, g, b in matrix]
+    expected = (torch.stack(rows) + (offset + 0.5)).clamp(0, 255).to(torch.uint8)
+    assert torch.equal(augment_image(image, params), expected.flip(2) if flip else expected)
