@@ -16,18 +16,24 @@ the tree. Everything here is tensor arithmetic without branches on data, so that
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from seghiero_core.decode_modes import DEFAULT_DECODING, check_decoding, undecided_id
 from seghiero_core.errors import UsageError, nearest
-from seghiero_core.hierarchy.tensors import tree_tensors
+from seghiero_core.hierarchy.tensors import TreeTensors, tree_tensors
 from seghiero_core.hierarchy.tree import Hierarchy
 
 SCORES = ("softmax", "levels", "siblings", "sigmoid")
+PRODUCT_CLASSES = 24
+"""Up to so many classes are computed by a matrix product, which takes 2 operations per class and term, but reads every
+term once and in order. Above, sums follow the edges of the tree, so that the work grows linearly with the nodes."""
+ADDED_CHILDREN = 8
+"""Up to so many children are added one after the other; more are gathered first, which takes memory of their size."""
 
 
 class Decoded(NamedTuple):
@@ -92,11 +98,11 @@ def decode(
         )
     by_level = level_scores(logits, hierarchy, scores)
     if mode == "per_level":
-        ids = [score.argmax(dim=1) for score in by_level]
+        ids = [_best(score) for score in by_level]
     elif mode == "top_down":
         ids = _top_down(by_level, hierarchy)
     else:
-        leaf = _leaf_scores(by_level, hierarchy, mode).argmax(dim=1)
+        leaf = _best(_leaf_scores(by_level, hierarchy, mode, scores))
         ids = [leaf, *(table[leaf] for table in tree_tensors(hierarchy, logits.device).leaf_to_level[1:])]
     picked = [score.gather(1, level_ids[:, None])[:, 0] for score, level_ids in zip(by_level, ids, strict=True)]
     decoded = Decoded(tuple(ids), tuple(picked))
@@ -164,51 +170,105 @@ def level_scores(logits: Tensor, hierarchy: Hierarchy, scores: str = "softmax") 
             f"'{scores}' scores need logits over all {num_nodes} nodes, and these are over the {num_leaves} leaves. "
             "Use 'softmax', or train with a loss over nodes."
         )
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    # Whole planes of classes are added and compared: with a pixel's classes side by side that is many times slower.
+    logits = (logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits).contiguous()
     if scores == "levels":
         return [logits[:, list(level.nodes)].softmax(dim=1) for level in hierarchy.levels]
     if scores == "sigmoid":
         by_node = logits.sigmoid()
         return [by_node[:, list(level.nodes)] for level in hierarchy.levels]
-    leaf = logits[:, :num_leaves].softmax(dim=1) if scores == "softmax" else _products(logits, hierarchy)
-    return [leaf, *(_sum_leaves(leaf, member) for member in tree_tensors(hierarchy, leaf.device).members)]
+    return _with_levels(
+        logits[:, :num_leaves].softmax(dim=1) if scores == "softmax" else _products(logits, hierarchy), hierarchy
+    )
 
 
-def _sum_leaves(leaf: Tensor, member: Tensor) -> Tensor:
-    """B,K,H,W probabilities of leaves to B,C,H,W of the classes above; a matrix product, which exports well."""
-    with torch.autocast(leaf.device.type, enabled=False):
-        summed = member.to(leaf.dtype) @ leaf.flatten(2)
-    return summed.unflatten(2, leaf.shape[2:]).clamp(max=1)
+def _with_levels(leaf: Tensor, hierarchy: Hierarchy) -> list[Tensor]:
+    """B,K,H,W probabilities of the leaves to B,C,H,W of every level: each class has the sum of its children."""
+    tree, by_level = tree_tensors(hierarchy, leaf.device), [leaf]
+    for level, classes in enumerate(tree.level_sizes[1:]):
+        by_level.append(_sum_children(by_level[-1], tree, level, classes).clamp(max=1))
+    return by_level
+
+
+def _sum_children(x: Tensor, tree: TreeTensors, level: int, classes: int) -> Tensor:
+    """B,C,H,W of a level to the sums of the classes above.
+
+    Not by scattering, whose sums would have no fixed order on a GPU or in onnxruntime.
+    """
+    if classes <= PRODUCT_CLASSES:
+        return _product(tree.parent_class[level] == torch.arange(classes, device=x.device)[:, None], x)
+    by_number, place = tree.children_by_number[level]
+    sums = [
+        x.index_select(1, children.flatten()).unflatten(1, children.shape).sum(dim=2)
+        if children.shape[1] > ADDED_CHILDREN
+        else functools.reduce(torch.add, (x.index_select(1, column) for column in children.unbind(dim=1)))
+        for children in by_number
+    ]
+    return torch.cat(sums, dim=1).index_select(1, place)
+
+
+def _product(table: Tensor, x: Tensor) -> Tensor:
+    """M,C times B,C,H,W to B,M,H,W."""
+    with torch.autocast(x.device.type, enabled=False):
+        return (table.to(x.dtype) @ x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 def _products(logits: Tensor, hierarchy: Hierarchy) -> Tensor:
     """B,K,H,W probabilities of the leaves: the products of the softmax among siblings down their paths."""
-    column = {}
-    for parent in np.unique(hierarchy.parents).tolist():
-        children = hierarchy.children(parent)
-        column.update(zip(children, logits[:, list(children)].log_softmax(dim=1).unbind(dim=1), strict=True))
-    leaves = range(len(hierarchy.leaves))
-    log_p = [sum((column[node] for node in hierarchy.ancestors(leaf)), start=column[leaf]) for leaf in leaves]
-    return torch.stack(log_p, dim=1).exp()
+    leaves = len(hierarchy.leaves)
+    parents = (-1, *reversed(range(leaves, len(hierarchy))))  # inner nodes come after the leaves, deepest first
+    families = [hierarchy.children(parent) for parent in parents]
+    siblings = logits[:, list(itertools.chain(*families))].split([len(family) for family in families], dim=1)
+    log_p: dict[int, Tensor] = {}
+    for parent, children, among in zip(parents, families, siblings, strict=True):
+        shares = among.log_softmax(dim=1)
+        shares = shares if parent < 0 else shares + log_p[parent][:, None]
+        log_p.update(zip(children, shares.unbind(dim=1), strict=True))
+    return torch.stack([log_p[leaf] for leaf in range(leaves)], dim=1).exp()
 
 
-def _leaf_scores(by_level: list[Tensor], hierarchy: Hierarchy, mode: str) -> Tensor:
+def _leaf_scores(by_level: list[Tensor], hierarchy: Hierarchy, mode: str, scores: str) -> Tensor:
     """B,K,H,W: for each leaf, the score of which the mode chooses the greatest."""
     if mode == "leaf":
         return by_level[0]
     if mode == "expected_cost":
-        cost = tree_tensors(hierarchy, by_level[0].device).leaf_distance.to(by_level[0].dtype)
-        with torch.autocast(cost.device.type, enabled=False):
-            return -(cost @ by_level[0].flatten(2)).unflatten(2, by_level[0].shape[2:])
+        if by_level[0].shape[1] <= PRODUCT_CLASSES:
+            return -_product(tree_tensors(hierarchy, by_level[0].device).leaf_distance, by_level[0])
+        return _negative_cost(_with_levels(by_level[0], hierarchy) if scores == "levels" else by_level, hierarchy)
     combine = {"best_path": torch.mul, "best_path_sum": torch.add, "best_path_min": torch.minimum}[mode]
-    tables = tree_tensors(hierarchy, by_level[0].device).leaf_to_level
-    return functools.reduce(combine, (score[:, table] for score, table in zip(by_level, tables, strict=True)))
+    return _down_paths(by_level, hierarchy, combine)
+
+
+def _down_paths(by_level: list[Tensor], hierarchy: Hierarchy, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """B,K,H,W: the scores along the path of each leaf, combined from the top, so that no class is read twice."""
+    above = tree_tensors(hierarchy, by_level[0].device).parent_class
+    combined = by_level[-1]
+    for level in reversed(range(len(by_level) - 1)):
+        combined = combine(by_level[level], combined.index_select(1, above[level]))
+    return combined
+
+
+def _negative_cost(by_level: list[Tensor], hierarchy: Hierarchy) -> Tensor:
+    """B,K,H,W: for each leaf a number that falls as the expected number of edges to the true leaf grows.
+
+    Leaves a and b are depth(a) + depth(b) - 2 c edges apart, where c counts the nodes that are on both paths. The
+    expected c is the sum of the probabilities of the nodes on the path of a, each of which counts once.
+    """
+    summed, leaf = _down_paths(by_level, hierarchy, torch.add), by_level[0]
+    depth = tree_tensors(hierarchy, leaf.device).depths[: leaf.shape[1], None, None].to(leaf.dtype)
+    repeats = len(by_level) - depth  # how often a leaf represents itself at a coarser level
+    return torch.addcmul(summed, leaf, repeats, value=-1) - depth / 2
 
 
 def _top_down(by_level: list[Tensor], hierarchy: Hierarchy) -> list[Tensor]:
     """B,H,W class numbers per level, finest first, each chosen among the children of the one above it."""
-    above, ids = tree_tensors(hierarchy, by_level[0].device).parent_class, [by_level[-1].argmax(dim=1)]
+    above, ids = tree_tensors(hierarchy, by_level[0].device).parent_class, [_best(by_level[-1])]
     for level in range(len(by_level) - 2, -1, -1):
         under = above[level][:, None, None] == ids[0][:, None]
-        ids.insert(0, by_level[level].where(under, -1).argmax(dim=1))
+        ids.insert(0, _best(by_level[level].where(under, -1)))
     return ids
+
+
+def _best(scores: Tensor) -> Tensor:
+    """B,C,H,W scores to the first best class, B,H,W; on a CPU argmax takes two to four times as long."""
+    return scores.max(dim=1).indices

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,9 +18,11 @@ from hypothesis import strategies as st
 from seghiero_core.decode import SCORES, back_off, decode, level_scores
 from seghiero_core.decode_modes import DEFAULT_DECODING, MODES
 from seghiero_core.errors import UsageError
+from seghiero_core.export.graph import no_exporter_output
 from seghiero_core.hierarchy.tree import Hierarchy
 from support.processes import ENVIRONMENT, ROOT, SUPPORT
 from support.trees import CAMVID, classes_of_levels, hierarchies, paths
+from support.work import work
 
 few = settings(derandomize=True, max_examples=15, deadline=None)
 seeds = st.integers(0, 2**16)
@@ -115,6 +118,75 @@ def test_every_mode_against_a_search(scores, mode, hierarchy, seed):
                     assert got == expected
 
 
+def cut_tree(leaves, rng):
+    """A ragged tree over many leaves in any order: some stand alone, one group is large, and there are chains."""
+    names = [f"leaf{i}" for i in range(leaves)]
+    rng.shuffle(names)
+    tree, start = {"large": dict.fromkeys(names[:12])}, 12
+    while start < leaves:
+        size = int(rng.integers(1, 6))
+        group = dict.fromkeys(names[start : start + size])
+        chain = {f"below{start}": group} if rng.random() < 0.5 else group
+        tree[names[start] if size == 1 else f"group{start}"] = None if size == 1 else chain
+        start += size
+    return Hierarchy.from_config({"labels": sorted(names), "tree": tree})
+
+
+@pytest.mark.parametrize("classes", [0, 24, 10**6])  # sums along edges alone, mixed, and matrix products alone
+@pytest.mark.parametrize("scores", ["softmax", "levels", "siblings"])
+@settings(derandomize=True, max_examples=6, deadline=None)
+@given(leaves=st.integers(20, 160), seed=seeds)
+def test_sums_along_edges_equal_matrix_products(classes, scores, leaves, seed):
+    hierarchy = cut_tree(leaves, np.random.default_rng(seed))
+    logits = 3 * torch.randn(2, len(hierarchy), 4, 5, generator=torch.Generator().manual_seed(seed))
+    layout = torch.channels_last if seed % 2 else torch.contiguous_format
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seghiero_core.decode.PRODUCT_CLASSES", classes)
+        by_level = level_scores(logits.contiguous(memory_format=layout), hierarchy, scores)
+        cheapest = decode(logits.contiguous(memory_format=layout), hierarchy, "expected_cost", scores=scores).ids[0]
+        paths_multiplied = decode(logits, hierarchy, "best_path", scores=scores).ids[0]
+    leaf = by_level[0].double().flatten(2)
+    covers = torch.tensor(hierarchy.covers[:, :leaves]).double()
+    if scores != "levels":
+        for level, found in zip(hierarchy.levels, by_level, strict=True):
+            torch.testing.assert_close(
+                found.flatten(2), (covers[list(level.nodes)] @ leaf).float(), rtol=1e-5, atol=3e-7
+            )
+    cost = torch.tensor(hierarchy.distance[:leaves, :leaves]).double() @ leaf
+    least = cost.gather(1, cheapest.flatten(1)[:, None])[:, 0]
+    assert (least - cost.amin(dim=1)).abs().max() < 1e-5
+    along = torch.stack(
+        [s.double()[:, t] for s, t in zip(by_level, hierarchy.leaf_to_level.tolist(), strict=True)]
+    ).prod(dim=0)
+    best = along.gather(1, paths_multiplied[:, None])[:, 0]
+    torch.testing.assert_close(best, along.amax(dim=1), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("scores", ["softmax", "siblings"])
+@pytest.mark.parametrize("mode", ["best_path", "expected_cost"])
+def test_the_work_grows_with_the_nodes_and_not_with_leaves_times_depth(mode, scores):
+    """A binary tree, whose leaves lie far below: per pixel and node, it costs what a smaller one does."""
+
+    def binary(names):
+        if len(names) == 1:
+            return None
+        half = len(names) // 2
+        pairs = names[:half], names[half:]
+        return {part[0] if half == 1 else f"above {part[0]}, {half}": binary(part) for part in pairs}
+
+    costs = []
+    for leaves in (128, 1024):
+        names = [f"leaf{i}" for i in range(leaves)]
+        hierarchy = Hierarchy.from_config({"labels": names, "tree": binary(names), "ignore": 65535})
+        per_size = []
+        for side in (4, 8):
+            logits = torch.randn(1, len(hierarchy), side, side)
+            decode(logits, hierarchy, mode, scores=scores)
+            per_size.append(work(lambda x=logits, h=hierarchy: decode(x, h, mode, scores=scores)))
+        costs.append((per_size[1] - per_size[0]) / len(hierarchy))
+    assert costs[1] < 1.1 * costs[0]
+
+
 @few
 @given(hierarchy=hierarchies(), seed=seeds, mode=st.sampled_from([mode for mode in MODES if mode != "per_level"]))
 def test_levels_agree(hierarchy, seed, mode):
@@ -174,12 +246,12 @@ def test_errors_say_what_is_wrong(channels, options, message):
 
 
 class Decoder(torch.nn.Module):
-    def __init__(self, **options):
+    def __init__(self, hierarchy=None, **options):
         super().__init__()
-        self.options = options
+        self.hierarchy, self.options = hierarchy or Hierarchy.from_config(CAMVID), options
 
     def forward(self, logits):
-        decoded = decode(logits, Hierarchy.from_config(CAMVID), **self.options)
+        decoded = decode(logits, self.hierarchy, **self.options)
         return *decoded.ids, *decoded.confidence
 
 
@@ -192,6 +264,23 @@ def test_traces_for_any_size(mode, scores):
     other = torch.randn(3, 16, 5, 9)
     for got, expected in zip(traced(other), decoder(other), strict=True):
         torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("mode", ["top_down", "best_path", "expected_cost"])
+def test_a_tree_of_many_classes_as_onnx(mode):
+    """Above `PRODUCT_CLASSES`; scattered sums would have no fixed order in onnxruntime."""
+    hierarchy = cut_tree(200, np.random.default_rng(0))
+    decoder = Decoder(hierarchy, mode=mode).eval()
+    free = torch.export.Dim.DYNAMIC
+    program = torch.export.export(decoder, (torch.randn(2, 200, 9, 13),), dynamic_shapes=({0: free, 2: free, 3: free},))
+    with no_exporter_output():
+        graph = torch.onnx.export(program, dynamo=True, opset_version=18, verbose=False).model_proto
+    assert not {"ScatterND", "ScatterElements"} & {node.op_type for node in graph.graph.node}
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    logits = 3 * torch.randn(3, 200, 11, 7)
+    found = session.run(None, {session.get_inputs()[0].name: logits.numpy()})
+    for got, expected in zip(found, decoder(logits), strict=True):
+        np.testing.assert_allclose(got, expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_one_line_sets_the_default_of_everything(small):

@@ -78,7 +78,8 @@ def evaluate(
     The measures don't depend on the sizes of the batches, up to rounding.
 
     Args:
-        model: Maps images B,N,H,W to an object with `.logits`, B,C,H,W.
+        model: As `SegmentationModel`: maps images B,N,H,W, with `upsample=False`, to an object with `.logits`, B,C,h,w,
+            and their `.stride`.
         loader: Yields batches with "image" (B,N,H,W) and "target" (B,H,W).
         hierarchy: The class tree.
         accelerator: The run's accelerator.
@@ -102,9 +103,10 @@ def evaluate(
     was_training = model.training
     model.eval()
 
-    def forward(images: torch.Tensor) -> torch.Tensor:
+    def forward(images: torch.Tensor) -> tuple[torch.Tensor, int]:
         with accelerator.autocast():
-            return model(images.to(accelerator.device)).logits.float()
+            output = model(images.to(accelerator.device), upsample=False)
+        return output.logits.float(), output.stride
 
     for batch in batches(loader):
         if stop():

@@ -47,11 +47,7 @@ class TreeTensors:
     @cached_property
     def parent_class(self) -> tuple[Tensor, ...]:
         """L tensors (C[l]): the class at level l+1 above each class of level l; all zeros (the root) at the last."""
-        tables = []
-        for finer, coarser in zip(self.hierarchy.leaf_to_level[:-1], self.hierarchy.leaf_to_level[1:], strict=True):
-            table = np.zeros(finer.max() + 1)
-            table[finer] = coarser
-            tables.append(self._index(table))
+        tables = [self._index(above) for above in self._classes_above()]
         return (*tables, self._index(np.zeros(self.level_sizes[-1])))
 
     @cached_property
@@ -60,12 +56,13 @@ class TreeTensors:
         return tuple(self._index(table) for table in self.hierarchy.leaf_to_level)
 
     @cached_property
-    def members(self) -> tuple[Tensor, ...]:
-        """L-1 tensors (C[l],K) float32, for the levels above the leaves: 1 where a leaf belongs to a class."""
-        return tuple(
-            self._tensor(classes[None] == np.arange(size)[:, None], torch.float32)
-            for classes, size in zip(self.hierarchy.leaf_to_level[1:], self.level_sizes[1:], strict=True)
-        )
+    def children_by_number(self) -> tuple[tuple[tuple[Tensor, ...], Tensor], ...]:
+        """For each of L-1 levels: the children of the classes above, which are sorted by the number of children.
+
+        First (m,n) for each n, the children of those m classes that have n; then (C[l+1]), the position of each class
+        among these.
+        """
+        return tuple(self._children_by_number(above) for above in self._classes_above())
 
     @cached_property
     def information(self) -> tuple[Tensor, ...]:
@@ -106,11 +103,11 @@ class TreeTensors:
 
     @cached_property
     def label_distance(self) -> Tensor:
-        """N+S+1,K float32: edges from each leaf to the nearest leaf of a label; 0 for ignored pixels."""
+        """K,N+S+1 float32: edges from each leaf to the nearest leaf of a label; 0 for ignored pixels."""
         leaves = len(self.hierarchy.leaves)
         distance = self.hierarchy.distance[:leaves, :leaves]
         rows = [distance[members].min(axis=0) for members in self._label_leaves()[:-1]]
-        return self._tensor([*rows, np.zeros(leaves)], torch.float32)
+        return self._tensor(np.stack([*rows, np.zeros(leaves)], axis=1), torch.float32)
 
     @cached_property
     def path(self) -> Tensor:
@@ -154,6 +151,12 @@ class TreeTensors:
         return self._tensor(self.hierarchy.distance[:leaves, :leaves], torch.float32)
 
     @cached_property
+    def farthest(self) -> int:
+        """The edges between the two leaves that are farthest apart."""
+        leaves = len(self.hierarchy.leaves)
+        return int(self.hierarchy.distance[:leaves, :leaves].max())
+
+    @cached_property
     def leaf_parent(self) -> Tensor:
         """K: the parent of each leaf; the leaf itself where the parent is the root."""
         leaves = np.arange(len(self.hierarchy.leaves))
@@ -182,6 +185,22 @@ class TreeTensors:
     def family_sizes(self) -> Tensor:
         """The number of nodes in each family."""
         return self._index(np.unique(self.hierarchy.parents, return_counts=True)[1])
+
+    def _classes_above(self) -> list[np.ndarray]:
+        """L-1 arrays (C[l]): the class at level l+1 above each class of level l."""
+        tables = []
+        for finer, coarser in zip(self.hierarchy.leaf_to_level[:-1], self.hierarchy.leaf_to_level[1:], strict=True):
+            tables.append(np.zeros(finer.max() + 1, dtype=np.int64))
+            tables[-1][finer] = coarser
+        return tables
+
+    def _children_by_number(self, above: np.ndarray) -> tuple[tuple[Tensor, ...], Tensor]:
+        """See `children_by_number`; of one level, from the class above each of its classes."""
+        numbers = np.bincount(above)
+        groups = [np.flatnonzero(numbers == n) for n in np.unique(numbers)]
+        children = np.split(np.argsort(above, kind="stable"), np.cumsum(numbers)[:-1])  # of each class
+        tables = tuple(self._index([children[one] for one in group]) for group in groups)
+        return tables, self._index(np.argsort(np.concatenate(groups)))
 
     def _label_leaves(self) -> np.ndarray:
         """N+S+1,K bool: the leaves under each label, or in its set; false for ignored pixels."""

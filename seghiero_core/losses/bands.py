@@ -1,12 +1,13 @@
-"""Losses of logits that are upsampled band by band, so that logits of the image's size are never stored.
+"""Logits that are upsampled band by band, so that those of the image's size are never stored, and losses of these.
 
 With many classes, logits of the image's size and their gradient are the largest tensors of a training step. A loss that
-is a sum over pixels needs only a few rows of them at a time, and so does one that follows from such sums.
+is a sum over pixels needs only a few rows of them at a time, and so does one that follows from such sums. Prediction
+decodes them band by band, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,7 +83,7 @@ class _OverBands(torch.autograd.Function):
         two_passes = [loss for loss in losses if loss.value is not None]
         sums: dict[int, tuple[Tensor, ...]] = {}  # of those
         if two_passes:
-            for _, band, rows in _bands(coarse, stride, target):
+            for _, _, band, rows in _bands(coarse, stride, target):
                 for i, loss in enumerate(two_passes):
                     found = loss.sums(band, rows)
                     sums[i] = tuple(map(torch.add, sums[i], found)) if i in sums else found
@@ -90,7 +91,7 @@ class _OverBands(torch.autograd.Function):
         grad = torch.zeros_like(coarse) if needs_grad else None
         values = {id(loss): value for loss, (value, _) in zip(two_passes, finished, strict=True)}
         of_sums = {id(loss): gradients for loss, (_, gradients) in zip(two_passes, finished, strict=True)}
-        for piece, band, rows in _bands(coarse, stride, target, needs_grad=needs_grad):
+        for place, piece, band, rows in _bands(coarse, stride, target, needs_grad=needs_grad):
             with torch.set_grad_enabled(needs_grad):
                 total = band.new_zeros(())
                 for loss in losses:
@@ -102,8 +103,8 @@ class _OverBands(torch.autograd.Function):
                         terms = zip(loss.sums(band, rows), of_sums[id(loss)], strict=True)
                         total = total + loss.weight * sum((part * slope).sum() for part, slope in terms)
             if needs_grad:
-                (piece_grad,) = torch.autograd.grad(total, piece.values)
-                grad[:, :, piece.rows] += piece_grad
+                (piece_grad,) = torch.autograd.grad(total, piece)
+                grad[:, :, place] += piece_grad
         ctx.grad, ctx.dtype = grad, logits.dtype
         ordered = [values[id(loss)] for loss in losses]
         ctx.mark_non_differentiable(*ordered)
@@ -131,28 +132,56 @@ def _value_and_gradients(
 
 
 @dataclass(frozen=True)
-class _Piece:
-    values: Tensor  # B,C,r,w of the coarse logits that a band is made from
-    rows: slice  # where they are
+class _Band:
+    """Some rows of an image, and what they are upsampled from: one row more on each side, so that they equal the whole.
 
-
-def _bands(
-    coarse: Tensor, stride: int, target: Tensor, *, needs_grad: bool = False
-) -> Iterator[tuple[_Piece, Tensor, Tensor]]:
-    """Yield what each band is made from, its logits B,C,r,W, and its rows of the target B,r,W.
-
-    A band is upsampled with one row more on each side, so that it equals the same rows of the whole.
+    Attributes:
+        rows: The rows of the image, px.
+        coarse_rows: The rows of the coarse logits.
+        skip: How many upsampled rows come before those of the band.
     """
-    height, width = target.shape[1:]
+
+    rows: slice
+    coarse_rows: slice
+    skip: int
+
+    def upsample(self, coarse: Tensor, stride: int, width: int) -> Tensor:
+        """B,C,r,w of the `coarse_rows` to B,C,R,width of the `rows`."""
+        return upsample(coarse, stride, self.skip + self.rows.stop - self.rows.start, width)[:, :, self.skip :]
+
+
+def _divide(coarse: Tensor, stride: int, height: int) -> Iterator[_Band]:
+    """Divide an image of a height in px into bands of about `BAND` logits, from the top."""
     available = coarse.shape[2]
     limit = BAND.get(coarse.device.type, LARGEST_BAND)
     rows = max(1, round(limit / (coarse[:, :, 0].numel() * stride * stride)))
     for top in range(0, -(-height // stride), rows):
         bottom = min(top + rows, available)
         before, after = min(top, 1), min(available - bottom, 1)
-        covered = slice(top - before, bottom + after)
-        piece = _Piece(coarse[:, :, covered].detach().requires_grad_(needs_grad), covered)
-        first, last = top * stride, min(bottom * stride, height)
+        image_rows = slice(top * stride, min(bottom * stride, height))
+        yield _Band(image_rows, slice(top - before, bottom + after), before * stride)
+
+
+def upsample_in_bands(logits: Tensor, stride: int, size: Sequence[int]) -> Iterator[tuple[slice, Tensor]]:
+    """Upsample logits band by band.
+
+    Args:
+        logits: B,C,h,w over the padded image. Their memory format is kept, so that the bands equal the whole exactly.
+        stride: As for `upsample`.
+        size: (H, W) of the image, px.
+
+    Yields:
+        The rows of a band, px, and its logits B,C,r,W; from the top.
+    """
+    for band in _divide(logits, stride, size[0]):
+        yield band.rows, band.upsample(logits[:, :, band.coarse_rows], stride, size[1])
+
+
+def _bands(
+    coarse: Tensor, stride: int, target: Tensor, *, needs_grad: bool = False
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Yield where the coarse logits of each band are, these, the band's logits B,C,r,W, and its target B,r,W."""
+    for band in _divide(coarse, stride, target.shape[1]):
+        piece = coarse[:, :, band.coarse_rows].detach().requires_grad_(needs_grad)
         with torch.set_grad_enabled(needs_grad):
-            up = upsample(piece.values, stride, before * stride + last - first, width)
-            yield piece, up[:, :, before * stride :], target[:, first:last]
+            yield band.coarse_rows, piece, band.upsample(piece, stride, target.shape[2]), target[:, band.rows]

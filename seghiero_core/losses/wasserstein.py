@@ -79,14 +79,16 @@ def tree_wasserstein(
     label = labels(target, tree, ignore_index, sets=True)
     weight = label_weights(class_weight, tree, widen(logits[:0]))
     total = total_weight(weight, whole_step(counts, label, hierarchy, sets=True))
-    share = weight / total / tree.leaf_distance.max().clamp(min=1)
-    cost = tree.label_distance.to(weight) * share[:, None]
-    return sum_over_pixels(logits, label, functools.partial(_piece, cost=cost.T.contiguous()))
+    share = weight / total / max(tree.farthest, 1)
+    return sum_over_pixels(logits, label, functools.partial(_piece, distance=tree.label_distance, share=share))
 
 
-def _piece(z: Tensor, label: Tensor, with_grad: bool, *, cost: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Sum over pixels of the mean of `cost[:, label]` (K) under p = softmax(z), and its gradient p (cost - mean)."""
+def _piece(
+    z: Tensor, label: Tensor, with_grad: bool, *, distance: Tensor, share: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Sum over pixels of share * mean of d under p = softmax(z), and its gradient share * p (d - mean)."""
     p = z.softmax(dim=1)
-    paid = look_up(cost, label).transpose(0, 1).mul_(p)  # b,K,p
+    paid = look_up(distance, label).transpose(0, 1).to(p).mul_(p)  # b,K,p
     mean = paid.sum(dim=1, keepdim=True)
-    return mean.sum(), paid.addcmul_(p, mean, value=-1) if with_grad else None
+    shares = look_up(share[None], label).transpose(0, 1)  # b,1,p
+    return (mean * shares).sum(), paid.addcmul_(p, mean, value=-1).mul_(shares) if with_grad else None

@@ -10,8 +10,9 @@ import torch
 from seghiero_core.decode import Decoded, decode
 from seghiero_core.decode_modes import DEFAULT_DECODING, Decoding
 from seghiero_core.hierarchy.tree import Hierarchy
+from seghiero_core.losses.bands import upsample, upsample_in_bands
 from seghiero_core.metrics.metrics import Metrics
-from seghiero_core.model.tiling import DEFAULT_OVERLAP, DEFAULT_TILE, Forward, Picture, tiled_logits
+from seghiero_core.model.tiling import DEFAULT_OVERLAP, DEFAULT_TILE, CoarseForward, Forward, Picture, tiled_logits
 
 _SMALLEST_TILE = 2 * DEFAULT_OVERLAP
 
@@ -47,8 +48,40 @@ class MemoryLimit:
         return True
 
 
+def decode_in_bands(
+    logits: torch.Tensor,
+    stride: int,
+    size: Sequence[int],
+    hierarchy: Hierarchy,
+    mode: str = DEFAULT_DECODING.mode,
+    *,
+    scores: str = "softmax",
+) -> Decoded:
+    """Upsample logits and decode them band by band, so that those of the image's size are never stored.
+
+    Args:
+        logits: B,K,h,w float32 over the padded image.
+        stride: How many pixels of the image a logit covers along each side.
+        size: (H, W) of the image, px.
+        hierarchy: The class tree.
+        mode: A decoding mode.
+        scores: What the logits mean, see `decode`.
+
+    Returns:
+        The predictions of the image.
+    """
+    shape = (len(logits), *size)
+    ids = tuple(torch.empty(shape, dtype=torch.int64, device=logits.device) for _ in hierarchy.levels)
+    confidence = tuple(torch.empty(shape, dtype=logits.dtype, device=logits.device) for _ in hierarchy.levels)
+    for rows, band in upsample_in_bands(logits, stride, size):
+        decoded = decode(band, hierarchy, mode, scores=scores)
+        for whole, part in zip((*ids, *confidence), (*decoded.ids, *decoded.confidence), strict=True):
+            whole[:, rows] = part
+    return Decoded(ids, confidence)
+
+
 def count_images(
-    forward: Forward,
+    forward: CoarseForward,
     images: torch.Tensor,
     target: torch.Tensor,
     metrics: Sequence[Metrics],
@@ -73,9 +106,11 @@ def count_images(
     """
     hierarchy = metrics[0].hierarchy
     if tile is None:
-        decoded = decode(forward(images), hierarchy, decoding.mode, scores=scores)
+        logits, stride = forward(images)
+        decoded = decode_in_bands(logits, stride, images.shape[-2:], hierarchy, decoding.mode, scores=scores)
+        del logits
     else:
-        decoded = _decode_tiles(forward, images, hierarchy, decoding.mode, scores, tile)
+        decoded = _decode_tiles(whole_logits(forward), images, hierarchy, decoding.mode, scores, tile)
     target = target.to(decoded.ids[0].device)
     for one in dict.fromkeys(metrics):
         chosen = [i for i, each in enumerate(metrics) if each is one]
@@ -83,6 +118,22 @@ def count_images(
         ids, confidence = (tuple(level[part] for level in maps) for maps in decoded)
         one.update(Decoded(ids, confidence), target[part], confidence=decoding.confidence)
     return decoded
+
+
+def whole_logits(forward: CoarseForward) -> Forward:
+    """Wrap a network so that it upsamples its logits to the size of the images.
+
+    Args:
+        forward: The network.
+
+    Returns:
+        The wrapped network.
+    """
+
+    def upsampled(images: torch.Tensor) -> torch.Tensor:
+        return upsample(*forward(images), *images.shape[-2:])
+
+    return upsampled
 
 
 def _decode_tiles(

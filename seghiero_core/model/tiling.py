@@ -20,6 +20,9 @@ DEFAULT_OVERLAP = 128
 
 Forward = Callable[[Tensor], Tensor]
 """A network: images B,C,H,W uint8 or float32 -> logits B,K,H,W float32."""
+CoarseForward = Callable[[Tensor], tuple[Tensor, int]]
+"""A network without the last upsampling: the same images -> logits B,K,h,w float32 over the padded image, and how many
+pixels each covers along a side. Whole logits have 1."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,16 @@ from torch import Tensor
 from seghiero_core.decode import decode, level_scores, written_ids
 from seghiero_core.decode_modes import DEFAULT_DECODING, undecided_id
 from seghiero_core.hierarchy.tree import Hierarchy
-from seghiero_core.model.tiling import DEFAULT_OVERLAP, DEFAULT_TILE, Forward, Picture, tiled_logits, to_batch
+from seghiero_core.losses.bands import upsample_in_bands
+from seghiero_core.model.tiling import (
+    DEFAULT_OVERLAP,
+    DEFAULT_TILE,
+    CoarseForward,
+    Forward,
+    Picture,
+    tiled_logits,
+    to_batch,
+)
 from seghiero_core.predict.picture import empty_id, open_picture
 from seghiero_core.predict.piece import Piece, RowJoiner
 from seghiero_core.predict.prediction import Prediction
@@ -45,6 +54,8 @@ class Predictor:
         bands: How images are read, from the `dataset` section of the config; None for 8-bit RGB.
         origin: What the network was loaded from, as plain values: whatever changes its logits. An unfinished raster is
             continued only by a predictor of the same origin; None is like no other.
+        coarse_forward: The network without the last upsampling, for images in one piece: their logits are then
+            upsampled and decoded band by band, and those of the image's size are never stored. None: `forward` does.
 
     Example:
         >>> from seghiero_core import load
@@ -65,6 +76,7 @@ class Predictor:
     batch_size: int = 1
     bands: Bands | None = None
     origin: Mapping[str, Any] | None = None
+    coarse_forward: CoarseForward | None = None
 
     def __call__(self, image: Any) -> Prediction:
         """Predict the masks of an image.
@@ -124,33 +136,48 @@ class Predictor:
         """
         if not self.is_tiled(pictures[0]):
             if start == 0:
-                logits = self.forward(to_batch([picture.whole() for picture in pictures]))
-                yield self._decode(0, 0, logits, pictures, scores)
+                images = to_batch([picture.whole() for picture in pictures])
+                logits, stride = self.coarse_forward(images) if self.coarse_forward else (self.forward(images), 1)
+                yield self._decode(0, 0, logits, stride, images.shape[-2:], pictures, scores)
             return
         (picture,) = pictures
         options = {"tile": self.tile or DEFAULT_TILE, "overlap": self.overlap, "batch_size": self.batch_size}
         for top, left, logits in tiled_logits(picture, self.forward, start=start, **options):
-            yield self._decode(top, left, logits[None], [picture], scores)
+            yield self._decode(top, left, logits[None], 1, logits.shape[-2:], [picture], scores)
 
     @torch.inference_mode()
-    def _decode(self, top: int, left: int, logits: Tensor, pictures: Sequence[Picture], scores: bool) -> list[Piece]:
-        """Decode logits B,C,h,w to one piece per picture."""
-        decoded = decode(logits, self.hierarchy, self.mode, self.confidence, scores=self.scores)
-        level_ids = decoded.ids if self.undecided is None else written_ids(decoded, self.hierarchy)
-        all_ids = [ids.cpu().numpy() for ids in level_ids]
-        all_confidence = [confidence.cpu().numpy() for confidence in decoded.confidence]
-        all_scores = []
-        if scores:
-            all_scores = [score.half().cpu().numpy() for score in level_scores(logits, self.hierarchy, self.scores)]
-        largest = max(len(level.nodes) for level in self.hierarchy.levels) - 1
-        height, width = logits.shape[-2:]
+    def _decode(
+        self,
+        top: int,
+        left: int,
+        logits: Tensor,
+        stride: int,
+        size: Sequence[int],
+        pictures: Sequence[Picture],
+        scores: bool,
+    ) -> list[Piece]:
+        """Decode logits B,C,h,w, which have yet to be upsampled by `stride`, to one piece of a size per picture."""
+        batch, levels = len(pictures), self.hierarchy.levels
+        largest = max(len(level.nodes) for level in levels) - 1
+        dtype = np.uint8 if max(largest, self.undecided or 0) <= 255 else np.uint16
+        all_ids = [np.empty((batch, *size), dtype) for _ in levels]
+        all_confidence = [np.empty((batch, *size), np.float32) for _ in levels]
+        all_scores = [np.empty((batch, len(level.nodes), *size), np.float16) for level in levels if scores]
+        for rows, band in upsample_in_bands(logits, stride, size):
+            decoded = decode(band, self.hierarchy, self.mode, self.confidence, scores=self.scores)
+            level_ids = decoded.ids if self.undecided is None else written_ids(decoded, self.hierarchy)
+            for whole, found in zip((*all_ids, *all_confidence), (*level_ids, *decoded.confidence), strict=True):
+                whole[:, rows] = found.cpu().numpy()
+            found_scores = level_scores(band, self.hierarchy, self.scores) if scores else []
+            for whole, found in zip(all_scores, found_scores, strict=True):
+                whole[:, :, rows] = found.half().cpu().numpy()
         pieces = []
         for i, picture in enumerate(pictures):
             empty = empty_id(self.hierarchy, self.undecided, picture)
             dtype = np.uint8 if max(largest, empty or 0) <= 255 else np.uint16
-            ids = [ids[i].astype(dtype) for ids in all_ids]
+            ids = [ids[i].astype(dtype, copy=False) for ids in all_ids]
             confidence = [confidence[i] for confidence in all_confidence]
-            valid = None if picture.valid is None else picture.valid(top, top + height, left, left + width)
+            valid = None if picture.valid is None else picture.valid(top, top + size[0], left, left + size[1])
             if valid is not None:
                 ids = [np.where(valid, each, dtype(empty)) for each in ids]
                 confidence = [np.where(valid, each, np.float32(0)) for each in confidence]

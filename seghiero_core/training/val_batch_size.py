@@ -64,9 +64,10 @@ def find_val_limit(
     was_training = model.training
     model.eval()
 
-    def forward(images: torch.Tensor) -> torch.Tensor:
+    def forward(images: torch.Tensor) -> tuple[torch.Tensor, int]:
         with accelerator.autocast():
-            return model(images.to(device)).logits.float()
+            output = model(images.to(device), upsample=False)
+        return output.logits.float(), output.stride
 
     def predict(batch: int, height: int, width: int) -> None:
         channels = config.dataset.channels

@@ -17,8 +17,6 @@ growth = script("growth")
 CPU = torch.device("cpu")
 BASE = growth.Setting(size=16, batch=1, leaves=64, depth=3)
 NAMES = [*(f"loss {name}" for name in growth.LOSSES), *(f"decode {mode}" for mode in growth.MODES), "metrics"]
-# Matrix products of leaves with classes, or with leaves; docs/benchmarks.md says from where on they show.
-PRODUCTS = {"loss tree_wasserstein": 1.5, **{f"decode {mode}": 2.05 for mode in growth.MODES}}
 # Up to 512 samples per batch, windows at the edge, and a border whose width is a share of the image's diagonal.
 SLACK = {"loss tree_triplet": 1.1, "loss region_mutual_information": 1.1, "metrics": 1.1}
 
@@ -66,8 +64,7 @@ def test_growth_with_the_tree(name, axis, values):
         per_pixel.append([more - less for more, less in zip(cost(name, large), cost(name, small), strict=True)])
     steps = math.log(amounts[1] / amounts[0])
     operations, memory = (math.log(many / few) / steps for few, many in zip(*per_pixel, strict=True))
-    assert operations <= (PRODUCTS.get(name, 1.1) if axis == "leaves" else 1.1)
-    assert memory <= 1.1
+    assert operations <= 1.1 and memory <= 1.1
 
 
 def test_quadratic_work_would_be_seen():
