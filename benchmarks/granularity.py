@@ -100,7 +100,7 @@ COLUMNS = ("leaf", "level1", "level2")
 Pairs = Iterable[tuple[str, str]]
 
 
-def shrink(camvid: Path, out: Path) -> None:
+def shrink(camvid: Path, out: Path, factor: int = SHRINK) -> None:
     """Write smaller images and masks, unless they are there."""
     for split in ("train", "val"):
         for kind, how in (("images", Image.Resampling.BOX), ("masks", Image.Resampling.NEAREST)):
@@ -110,7 +110,7 @@ def shrink(camvid: Path, out: Path) -> None:
                 target = folder / f"{path.stem}.png"
                 if not target.exists():
                     with Image.open(path) as image:
-                        small = image.resize((image.width // SHRINK, image.height // SHRINK), how)
+                        small = image.resize((image.width // factor, image.height // factor), how)
                     small.save(partial := target.with_suffix(f".{os.getpid()}"), format="PNG")
                     partial.replace(target)
 
@@ -204,6 +204,8 @@ def run(camvid: Path, study: str, setting: str, condition: str, seed: int, runs:
     if setting in STARTERS:
         folder = runs / "data" / name
         file = folder / CONFIG_NAME if folder.exists() else write_starter(folder, STARTERS[setting])
+        if setting == "synthetic":
+            own += ["head={type: aspp}", "training.epochs=16"]  # which the starter had when the runs were made
     else:
         shrink(camvid, runs / "camvid")
         dataset = make_data(runs / "camvid", runs / "data" / name, setting, condition, seed, runs)

@@ -1,4 +1,4 @@
-"""`seghiero demo`: from data to pictures of predictions, on any machine in a few minutes."""
+"""`seghiero demo`: from data to pictures of predictions, on any machine in a minute or two."""
 
 from __future__ import annotations
 

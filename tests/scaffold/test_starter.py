@@ -26,7 +26,7 @@ def test_starter_folder_loads_and_passes_the_audit(tmp_path):
     for name, count in synthetic.IMAGES_PER_SPLIT.items():
         facts = audit(find_samples(getattr(config.dataset, name), key=f"dataset.{name}"), hierarchy)
         assert len(facts.samples) == count and facts.ignored == 0
-    assert (config.backbone.type, config.backbone.depth, config.head.type) == ("resnet", 18, "aspp")
+    assert (config.backbone.type, config.backbone.depth, config.head.type) == ("resnet", 18, "segformer")
     assert config.backbone.pretrained is False
 
 
