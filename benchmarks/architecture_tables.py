@@ -1,4 +1,4 @@
-"""Write the tables of docs/architectures.md that follow from the code: channels, parameters and FLOPs.
+"""Write the tables of docs/architectures.md that follow from the code: channels, strides, parameters and FLOPs.
 
     python benchmarks/architecture_tables.py [--check]
 
@@ -12,11 +12,13 @@ import argparse
 import sys
 
 import torch
+import yaml
 from tables import DOCS, markdown, with_part
 
 from seghiero_core.benchmarking.combination import count_flops
 from seghiero_core.model.factories import build_model, create_backbone, get_backbone_channels, get_backbone_strides
 from seghiero_core.registry import BACKBONES, HEADS, Registry
+from seghiero_core.scaffold.starter import CONFIG_NAME, config_texts
 
 PAGE = DOCS / "architectures.md"
 SIDE, CLASSES = 512, 19
@@ -26,6 +28,16 @@ HEADS_ON = {
     "ConvNeXt tiny": {"type": "convnext", "variant": "tiny"},
 }
 """The backbones that every head is counted on."""
+OUTPUT_STRIDES = (32, 16, 8)
+STRIDED = {name: HEADS_ON[name] for name in ("ResNet-50", "ConvNeXt tiny")}
+"""The backbones that are counted at every output stride."""
+RECOMMENDED = {
+    "max-accuracy": "maximum accuracy, on a large GPU",
+    "balanced": "balanced: good accuracy with little tuning",
+    "max-speed": "maximum speed: real time, a CPU, a small device",
+    "budget-gpu": "a GPU with less than 8 GB",
+}
+"""What each recipe of `seghiero init` is for."""
 
 
 def built_in(registry: Registry) -> list[str]:
@@ -33,7 +45,44 @@ def built_in(registry: Registry) -> list[str]:
     return [name for name in registry.names() if registry.get(name).build.__module__.startswith("seghiero_core.")]
 
 
+def inline(section: dict[str, object]) -> str:
+    """Write a section of a config as it stands on one line of YAML."""
+    return yaml.safe_dump(section, default_flow_style=True, sort_keys=False, width=200).strip()
+
+
 @torch.inference_mode()
+def count(config: dict[str, dict[str, object]], *, backbone_only: bool = False) -> tuple[str, str]:
+    """Return the parameters in millions and the GFLOPs of a network, or of its backbone, for one image."""
+    with torch.device("meta"):
+        network = create_backbone(config) if backbone_only else build_model(config, CLASSES)
+        # With gradients, counting fails where a module is called with its own parameters.
+        network.eval().requires_grad_(False)
+        flops = count_flops(lambda: network(torch.empty(1, 3, SIDE, SIDE)))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return f"{parameters / 1e6:.1f}", f"{flops / 1e9:.1f}"
+
+
+def recommended_table() -> str:
+    """List the recipes of `seghiero init` with what they consist of and cost."""
+    rows = []
+    for recipe, goal in RECOMMENDED.items():
+        config = yaml.safe_load(config_texts(recipe)[CONFIG_NAME])
+        sections = {"backbone": config["backbone"] | {"pretrained": False}, "head": config["head"]}
+        written = (f"`{inline(config[name])}`" for name in sections)
+        rows.append((goal, *written, *count(sections), f"`{recipe}`"))
+    return markdown(("for", "backbone", "head", "M parameters", "GFLOPs", "recipe"), rows)
+
+
+def stride_table() -> str:
+    """List the strides of the four maps for every output stride, and what it costs."""
+    rows = []
+    for output_stride in OUTPUT_STRIDES:
+        configs = [{"backbone": backbone | {"output_stride": output_stride}} for backbone in STRIDED.values()]
+        flops = (count(config, backbone_only=True)[1] for config in configs)
+        rows.append((f"`{output_stride}`", *get_backbone_strides(configs[0]), *flops))
+    return markdown(("`output_stride`", "C1", "C2", "C3", "C4", *(f"GFLOPs of {name}" for name in STRIDED)), rows)
+
+
 def backbone_table() -> str:
     """List the channels, parameters and FLOPs of every backbone that lists its variants."""
     rows = []
@@ -41,12 +90,7 @@ def backbone_table() -> str:
         entry = BACKBONES.get(name)
         for variant in entry.variants:
             config = {"backbone": {"type": name, entry.selector: int(variant) if variant.isdigit() else variant}}
-            with torch.device("meta"):
-                network = create_backbone(config).eval().requires_grad_(False)
-                flops = count_flops(lambda network=network: network(torch.empty(1, 3, SIDE, SIDE)))
-            parameters = sum(parameter.numel() for parameter in network.parameters())
-            counts = (f"{parameters / 1e6:.1f}", f"{flops / 1e9:.1f}")
-            rows.append((f"`{name}`", variant, *get_backbone_channels(config), *counts))
+            rows.append((f"`{name}`", variant, *get_backbone_channels(config), *count(config, backbone_only=True)))
     strides = get_backbone_strides({"backbone": {"type": "resnet"}})
     columns = [f"C{i} (stride {stride})" for i, stride in enumerate(strides, 1)]
     return markdown(("backbone", "", *columns, "M parameters", "GFLOPs"), rows)
@@ -73,7 +117,15 @@ def head_table() -> str:
 
 def with_tables(page: str) -> str:
     """Return the page's text with its tables as the code has them."""
-    return with_part(with_part(page, "backbone table", backbone_table()), "head table", head_table())
+    parts = {
+        "recommended": recommended_table,
+        "backbone table": backbone_table,
+        "stride table": stride_table,
+        "head table": head_table,
+    }
+    for name, table in parts.items():
+        page = with_part(page, name, table())
+    return page
 
 
 def main() -> None:

@@ -86,6 +86,16 @@ def test_the_example_of_mixed_labels_runs(run, tmp_path, monkeypatch):
     assert steps == {"fine-only": 10, "mixed": 6, "pseudo": 5}
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "api.md"], ids=lambda page: page.name)
+def test_the_keys_that_a_page_names_are_keys(page):
+    """Every `section.key` in backticks, with or without a value, has a row in docs/config.md."""
+    sections = {key.partition(".")[0] for key in ROWS if "." in key}
+    named = re.findall(rf"`((?:{'|'.join(sections)})\.[a-z][a-z_.]*)", page.read_text())
+    files = (".json", ".safetensors", ".yaml")
+    keys = {key for key in named if not key.endswith(files) and not key.startswith("dataset.sources.")}
+    assert keys <= set(ROWS)
+
+
 @pytest.mark.slow
 def test_coarse_labels_help_in_the_example(run, tmp_path, monkeypatch):
     """By 6.3 points of leaf mIoU with seed 0; with two others by 1.4 and 7.2."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from support.scripts import script
@@ -12,6 +13,42 @@ def test_the_tables_of_architectures_are_those_of_the_code():
     page = tables.PAGE.read_text()
     assert "| `resnet` | 50 | 256 | 512 | 1024 | 2048 | 23.5 |" in page  # as torchvision counts without its classifier
     assert tables.with_tables(page) == page, "run python benchmarks/architecture_tables.py"
+
+
+def test_the_table_of_light_heads_is_that_of_its_runs():
+    heads = script("light_heads")
+    rows = heads.read_rows(heads.ROWS)
+    for page in heads.PAGES:
+        text = page.read_text()
+        assert heads.with_part(text, "light heads", heads.table(rows)) == text, "run benchmarks/light_heads.py --write"
+
+
+def test_light_heads_are_compared_with_the_full_one_seed_by_seed():
+    """Means, sample deviations and differences as numpy has them; a seed without the full head isn't compared."""
+    heads = script("light_heads")
+    leaf = {"segformer": [40, 42, 47], "ultrafast_segformer": [39, 43, 41], "extremely_fast_segformer": [30, 36, 44]}
+    rows = [
+        {"head": head, "seed": seed, "decodings": {"leaf": {"leaf": value / 100, "level1": 0.5, "level2": 0.6}}}
+        for head, values in leaf.items()
+        for seed, value in enumerate(values)
+    ]
+    alone = {"head": "ultrafast_segformer", "seed": 9, "decodings": {"leaf": dict.fromkeys(heads.COLUMNS, 0.41)}}
+    full, fast, fastest = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in heads.table([*rows, alone]).splitlines()[2:]
+    )
+    assert full == [
+        "`segformer`",
+        "3",
+        f"{np.mean([40, 42, 47]):.1f} ± {np.std([40, 42, 47], ddof=1):.1f}",
+        "50.0 ± 0.0",
+        "60.0 ± 0.0",
+        "",
+        "",
+        "",
+    ]
+    assert fast[1:3] == ["4", f"41.0 ± {np.std([39, 43, 41, 41], ddof=1):.1f}"]
+    assert fast[5:] == ["-2.0 (-1.0, +1.0, -6.0)", "at most 2 below", "reached"]
+    assert fastest[5:] == ["-6.3 (-10.0, -6.0, -3.0)", "at most 5 below", "missed"]
 
 
 def test_only_one_part_of_a_page_is_replaced():
