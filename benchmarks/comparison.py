@@ -25,6 +25,7 @@ from seghiero_core.benchmarking.timing import time_in_turns
 from seghiero_core.hierarchy.tree import Hierarchy
 from seghiero_core.losses.combine import build_loss
 from seghiero_core.model.factories import build_model, build_trained_model
+from seghiero_core.model.folding import fold_batch_norms
 from seghiero_core.model.segmentation import SegmentationOutput
 
 CPU = torch.device("cpu")
@@ -40,7 +41,7 @@ class Ratio:
         task: What it did, such as "inference".
         peer: The peer.
         ours, theirs: The medians.
-        unit: "ms", of which less is faster, or "MiB".
+        unit: "ms" or "us", of which less is faster, or "MiB".
         fastest: The ratio of the fastest rounds; None for memory, which doesn't vary.
         goal: What the ratio should reach: at least that for times, at most that for memory. None if there is no goal.
     """
@@ -153,6 +154,7 @@ def ours(config: Mapping[str, Any], classes: int) -> dict[str, nn.Module]:
     """
     network = build_model(config, classes, embedding=False)
     trained = build_trained_model(config, classes, network.state_dict())
+    fold_batch_norms(trained)
     found = {TRAINING: OurTraining(network, classes), INFERENCE: ChannelsLast(Logits(trained))}
     images, target = torch.rand(2, 3, 64, 96) * 255, torch.randint(classes, (2, 64, 96))
     with torch.inference_mode():

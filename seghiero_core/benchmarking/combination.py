@@ -23,6 +23,7 @@ from seghiero_core.devices import make_accelerator
 from seghiero_core.events import Notify, ignore_events
 from seghiero_core.losses.combine import HierarchicalLoss, build_loss
 from seghiero_core.model.factories import build_model, build_trained_model
+from seghiero_core.model.folding import fold_batch_norms
 from seghiero_core.training.batch_size import trial_step
 from seghiero_core.training.optimizer import make_optimizer
 
@@ -116,6 +117,7 @@ def measure_combination(config: Config, effort: Effort, notify: Notify = ignore_
     found["parameters"] = sum(parameter.numel() for parameter in network.parameters())
     with torch.inference_mode():
         found["flops"] = count_flops(partial(network, _random_images(config, 1, accelerator.device)))
+    fold_batch_norms(network)  # as `predict` does
     if training.compile:
         network.compile()
     for stage, batch in (("prediction", int(training.batch_size)), ("single_image", 1)):

@@ -17,7 +17,9 @@ from seghiero_core.decode_modes import DEFAULT_DECODING, Decoding, check_decodin
 from seghiero_core.devices import check_device
 from seghiero_core.errors import CheckpointError, SeghieroError, UsageError
 from seghiero_core.hierarchy.tree import Hierarchy
-from seghiero_core.model.tiling import ALIGNMENT, DEFAULT_OVERLAP, DEFAULT_TILE, Forward, align_up
+from seghiero_core.model.folding import fold_batch_norms
+from seghiero_core.model.measuring import whole_logits
+from seghiero_core.model.tiling import ALIGNMENT, DEFAULT_OVERLAP, DEFAULT_TILE, CoarseForward, Forward, align_up
 from seghiero_core.model.trained import load_trained
 from seghiero_core.predict.predictor import Predictor
 from seghiero_core.predict.tta import with_augmentation
@@ -95,6 +97,7 @@ def load(
         batch_size=batch_size,
         bands=loaded.bands,
         origin={**loaded.origin, "device": device, "tta": list(tta)},
+        coarse_forward=None if tta else loaded.coarse_forward,
     )
 
 
@@ -107,19 +110,23 @@ class _Loaded(NamedTuple):
     forward: Forward
     bands: Bands | None
     origin: dict[str, Any]
+    coarse_forward: CoarseForward | None = None
 
 
 def _load_checkpoint(path: str | Path, device: str) -> _Loaded:
     checkpoint, hierarchy, scores, model = load_trained(read_checkpoint(find_checkpoint(path)), device)
+    fold_batch_norms(model)
     layout = torch.channels_last if checkpoint.config.training.channels_last else torch.contiguous_format
 
     @torch.inference_mode()
-    def forward(images: Tensor) -> Tensor:
-        return model(images.to(device).contiguous(memory_format=layout)).logits.float()
+    def forward(images: Tensor) -> tuple[Tensor, int]:
+        output = model(images.to(device).contiguous(memory_format=layout), upsample=False)
+        return output.logits.float(), output.stride
 
     # the manifest has the hashes of the other files
     origin = {"checkpoint": file_sha256(checkpoint.folder / "manifest.json"), "plugins": list(checkpoint.changes)}
-    return _Loaded(hierarchy, scores, DEFAULT_DECODING, forward, checkpoint.config.dataset.bands, origin)
+    bands = checkpoint.config.dataset.bands
+    return _Loaded(hierarchy, scores, DEFAULT_DECODING, whole_logits(forward), bands, origin, forward)
 
 
 def _load_onnx(path: Path, device: str) -> _Loaded:

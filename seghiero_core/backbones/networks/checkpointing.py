@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # the base of SyncBatchNorm too
 from torch.utils.checkpoint import checkpoint
 
 
-def checkpointed(block: nn.Module, *inputs: Any) -> Any:
-    """Call a block so that the backward pass recomputes its activations.
+def checkpointed(block: nn.Module, *inputs: Any, part: Callable[..., Any] | None = None) -> Any:
+    """Call a block, or a part of it, so that the backward pass recomputes its activations.
 
-    Gradients and BatchNorm's running statistics are the same as with a plain call.
+    Gradients and BatchNorm's running statistics are the same as with a plain call, which this is where no gradient is
+    needed, and in `torch.compile`, which decides itself what to recompute. What the last operation returns isn't
+    recomputed.
 
     Args:
         block: The module.
         *inputs: Its inputs.
+        part: A method of the block to call instead.
 
     Returns:
-        `block(*inputs)`.
+        What the call returns.
     """
-    return checkpoint(
-        block, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen_statistics(block))
-    )
+    call = part or block
+    if not (block.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+        return call(*inputs)
+    return checkpoint(call, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _FrozenStatistics(block)))
 
 
-@contextmanager
-def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Keep BatchNorm's running statistics as they are: the recomputation would count the same batch twice."""
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
-    try:
-        yield
-    finally:
-        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+class _FrozenStatistics:
+    """Keeps BatchNorm's running statistics as they are: a recomputation would count the same batch again.
+
+    It can be entered several times, once for each backward pass.
+    """
+
+    def __init__(self, block: nn.Module):
+        self.norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        self.kept: list[tuple[float | None, Any]] = []
+
+    def __enter__(self) -> None:
+        self.kept = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
+
+    def __exit__(self, *_: object) -> None:
+        for norm, (momentum, batches) in zip(self.norms, self.kept, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, batches
 
 

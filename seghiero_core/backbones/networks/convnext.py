@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import timm
 import torch
+from timm.models.convnext import ConvNeXtBlock
 from torch import nn
 from torch.nn import functional as F
 
@@ -44,10 +45,21 @@ class ConvNeXt(nn.Module):
         """
         x = self.stem(x)
         features = []
-        for stage in self.stages:
+        for number, stage in enumerate(self.stages):
             x = stage.downsample(x)
             for block in stage.blocks:
-                x = checkpointed(block, x) if self.gradient_checkpointing and self.training else block(x)
+                if self.gradient_checkpointing:
+                    x = checkpointed(block, x)
+                else:  # the first two stages have the largest maps
+                    x = _run_block(block, x) if number < 2 else block(x)
             normed = F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2], eps=1e-6)
             features.append(normed.permute(0, 3, 1, 2))
         return features
+
+
+def _run_block(block: ConvNeXtBlock, x: torch.Tensor) -> torch.Tensor:
+    """Run a block that doesn't store what its norm and activation return, which the backward pass recomputes."""
+    mlp = block.mlp
+    hidden = checkpointed(block, block.conv_dw(x), part=lambda x: mlp.fc1(block.norm(x.permute(0, 2, 3, 1))))
+    reduced = checkpointed(block, hidden, part=lambda x: mlp.fc2(mlp.act(x)))
+    return block.drop_path(reduced.permute(0, 3, 1, 2) * block.gamma.reshape(1, -1, 1, 1)) + block.shortcut(x)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 from transformers.models.segformer.configuration_segformer import SegformerConfig
-from transformers.models.segformer.modeling_segformer import SegformerModel
+from transformers.models.segformer.modeling_segformer import SegformerLayer, SegformerModel
 
 from seghiero_core.backbones.networks.checkpointing import checkpointed
 
@@ -87,10 +87,22 @@ class MixTransformer(nn.Module):
         for stage in self.stages:
             tokens, height, width = stage.patch_embeddings(x)
             for block in stage.blocks:
-                if self.gradient_checkpointing and self.training:
+                if self.gradient_checkpointing:
                     tokens = checkpointed(block, tokens, height, width)
                 else:
-                    tokens = block(tokens, height, width)
+                    tokens = _run_block(block, tokens, height, width)
             x = stage.layer_norm(tokens).unflatten(1, (height, width)).permute(0, 3, 1, 2)
             features.append(x)
         return features
+
+
+def _run_block(block: SegformerLayer, tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Run a block, whose widest activations are computed again in the backward pass: they take the most memory."""
+    attended, _ = block.attention(block.layernorm_before(tokens), height, width)
+    tokens = block.drop_path(attended) + tokens
+    hidden = block.mlp.fc1(block.layernorm_after(tokens))
+
+    def reduce(hidden: torch.Tensor) -> torch.Tensor:
+        return block.mlp.fc2(block.mlp.activation_fn(block.mlp.dwconv(hidden, height, width)))
+
+    return block.drop_path(checkpointed(block, hidden, part=reduce)) + tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import timm
 import torch
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
 from seghiero_core.backbones.networks.checkpointing import checkpointed
@@ -42,10 +43,26 @@ class ResNet(nn.Module):
             [C1, C2, C3, C4], each B,c,h,w with the channels of its stage and at stride 4, 8, 16, 32 (C3 and C4 at most
             `output_stride`).
         """
-        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        x = checkpointed(self.bn1, self.conv1(x), part=lambda x: self.maxpool(self.act1(self.bn1(x))))
         features = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in stage:
-                x = checkpointed(block, x) if self.gradient_checkpointing and self.training else block(x)
+                if self.gradient_checkpointing:
+                    x = checkpointed(block, x)
+                else:  # the first two stages have the largest maps and the fewest channels
+                    x = _run_block(block, x) if stage in (self.layer1, self.layer2) else block(x)
             features.append(x)
         return features
+
+
+def _run_block(block: BasicBlock | Bottleneck, x: torch.Tensor) -> torch.Tensor:
+    """Run a block that stores little for the backward pass, which recomputes the rest but for the 3x3 convolutions."""
+    shortcut = x if block.downsample is None else block.downsample(x)
+    x = block.conv1(x)
+    x = checkpointed(block, x, part=lambda x: block.conv2(block.act1(block.bn1(x))))
+    if isinstance(block, Bottleneck):
+        x = checkpointed(block, x, part=lambda x: block.bn3(block.conv3(block.act2(block.bn2(x)))))
+    else:
+        x = block.bn2(x)
+    x = (x if block.drop_path is None else block.drop_path(x)) + shortcut
+    return block.act3(x) if isinstance(block, Bottleneck) else block.act2(x)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from seghiero_core.backbones.networks.checkpointing import checkpointed
 from seghiero_core.heads.networks.layers import Embedding, conv_norm_act, init_weights, resize, separable_conv_norm_act
 
 SKIP_CHANNELS = 48
@@ -78,6 +79,21 @@ class ASPPHead(nn.Module):
         pyramid = torch.cat([branch(c4) for branch in self.branches], dim=1)
         pooled = self.pool(c4.mean(dim=(2, 3), keepdim=True))
         context = F.relu(self.project_norm(self.project(pyramid) + pooled))
-        x = self.decode(torch.cat([resize(context, like=c1), self.skip(c1)], dim=1))
-        logits = self.classifier(self.dropout(x))
-        return logits, None if self.embedding is None else self.embedding(x)
+        x = checkpointed(self, context, self.skip(c1), part=self._combine)
+        x = checkpointed(self, x, part=self._refine)
+        if self.embedding is None:
+            return checkpointed(self, x, part=self._classify), None
+        x = self.decode[1].norm_act(x)
+        return self.classifier(self.dropout(x)), self.embedding(x)
+
+    # In training, what these compute up to their last convolution is computed again in the backward pass: at C1's size
+    # it takes more memory than all of the pyramid.
+
+    def _combine(self, context: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        return self.decode[0].convolve(resize(context, like=skip), skip)
+
+    def _refine(self, x: torch.Tensor) -> torch.Tensor:
+        return self.decode[1].convolve(self.decode[0].norm_act(x))
+
+    def _classify(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.dropout(self.decode[1].norm_act(x)))

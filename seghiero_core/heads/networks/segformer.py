@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from seghiero_core.backbones.networks.checkpointing import checkpointed
 from seghiero_core.heads.networks.layers import Embedding, init_weights, resize
 
 
@@ -60,11 +61,17 @@ class SegFormerHead(nn.Module):
         x = F.conv2d(c1, kernels[0], bias)
         for feature, kernel in zip(features[1:], kernels[1:], strict=True):
             x += resize(F.conv2d(feature, kernel), like=c1)
-        if self.training:
-            x = self.batch_norm(x)
-        x = F.relu_(x)
-        logits = self.classifier(self.dropout(x))
-        return logits, None if self.embedding is None else self.embedding(x)
+        if self.embedding is None:
+            return checkpointed(self, x, part=self._classify), None
+        x = self._norm_act(x)
+        return self.classifier(self.dropout(x)), self.embedding(x)
+
+    def _norm_act(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu_(self.batch_norm(x)) if self.training else F.relu_(x)
+
+    def _classify(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the logits; in training with little memory, since the rest is cheap to compute again."""
+        return self.classifier(self.dropout(self._norm_act(x)))
 
     def _stage_kernels(self) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Return one 1x1 kernel (proj_dim,C,1,1) per stage and the bias (proj_dim) of their sum, in float32."""
