@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 
+import bands
 import data
 import deeplab
 import heads
@@ -24,6 +25,7 @@ QUICK: dict[str, Callable[[int], list[Ratio]]] = {
     "deeplab resnet50": lambda rounds: best_peers(deeplab.measure(Work(rounds=rounds))[0]),
     "deeplab convnext_tiny": lambda rounds: best_peers(deeplab.measure(Work(rounds=rounds), "convnext_tiny")[0]),
     "heads": heads.measure,
+    "bands": bands.measure,
     "data": data.measure,
 }
 """The comparisons that take a minute or two each, by name."""

@@ -72,7 +72,7 @@ class Ratio:
         """The goal for people to read; empty without one."""
         if self.goal is None:
             return ""
-        return f"{'at most' if self.unit == 'MiB' else 'at least'} {self.goal:g}x"
+        return f"{'at most' if self.unit == 'MiB' else 'at least'} {self.goal:.3g}x"
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def compare(
         The ratios to every peer, and facts of each network: "parameters" in millions and "gflops" of an inference.
     """
     ratios, facts = [], {}
-    for task, make in ((INFERENCE, _inference), (TRAINING, _training_step)):
+    for task, make in ((INFERENCE, inference), (TRAINING, training_step)):
         networks = {"seghiero": mine[task], **peers}
         runs = {name: make(network.to(work.device), work) for name, network in networks.items()}
         seconds = time_in_turns(runs, work.rounds, work.device)
@@ -217,7 +217,8 @@ def compare(
     return ratios, facts
 
 
-def _inference(network: nn.Module, work: Work) -> Callable[[], None]:
+def inference(network: nn.Module, work: Work) -> Callable[[], None]:
+    """Return a function that predicts random images once, and checks what comes out."""
     batch, height, width = work.inference
     images = torch.rand(batch, 3, height, width, device=work.device) * 255
 
@@ -229,7 +230,8 @@ def _inference(network: nn.Module, work: Work) -> Callable[[], None]:
     return run
 
 
-def _training_step(network: nn.Module, work: Work) -> Callable[[], None]:
+def training_step(network: nn.Module, work: Work) -> Callable[[], None]:
+    """Return a function that computes the gradients of random images once."""
     batch, height, width = work.training
     images = torch.rand(batch, 3, height, width, device=work.device) * 255
     target = torch.randint(work.classes, (batch, height, width), device=work.device)
