@@ -100,7 +100,7 @@ def main() -> None:
     clock = "the processor's time" if options.threads == 1 else "wall-clock time"
     found = table(Work(rounds=options.rounds), options.only, not options.avx2, options.compile)
     capability = torch.backends.cpu.get_cpu_capability()
-    text = f"{conditions(options.threads, clock)}\nUsed were {capability} instructions.\n\n{found}"
+    text = f"{conditions(options.threads, clock)}\nInstructions used: {capability}.\n\n{found}"
     print(text)
     if options.write:
         page = DOCS / "benchmarks.md"

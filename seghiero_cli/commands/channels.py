@@ -134,5 +134,6 @@ def _verify(chosen: list[tuple[BackboneEntry, str]], rows: list[dict[str, Any]],
         row["heads"] = report.heads
         row["shapes"] = [
             f"C{i}: expected {'x'.join(map(str, expected))}, found {'x'.join(map(str, found)) or 'nothing'}"
+            f"{', as it should' if expected == found else ''}"
             for i, (expected, found) in enumerate(zip_longest(report.expected, report.found, fillvalue=()), 1)
         ]

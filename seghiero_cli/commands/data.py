@@ -86,11 +86,16 @@ def preview(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture to write.")] = Path("preview.png"),
 ) -> None:
     """Draw samples with their labels at every level."""
+    from PIL import Image
+
     from seghiero_core.atomic import check_writable, make_folder
     from seghiero_core.config.loading import load_config
     from seghiero_core.config.readers import REQUIRED_SPLITS
     from seghiero_core.data.overview import preview as draw
+    from seghiero_core.errors import UsageError
 
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise UsageError(f"--out: {out} has no extension of an image format; try {out.stem}.png.")
     picture = draw(load_config(cfg, required=REQUIRED_SPLITS), split, count, augmented=augmented)
     make_folder(out.parent)
     check_writable(out.parent)

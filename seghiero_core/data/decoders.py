@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
 from functools import cache
 
@@ -34,6 +36,8 @@ def decode_upright(image: Image.Image) -> np.ndarray | None:
     image.fp.seek(position)
     if image.format == "JPEG" and not data.endswith(_END_OF_JPEG):
         return None  # imagecodecs fills what is missing with gray
+    if image.format == "PNG" and not _is_whole_png(data):
+        return None  # imagecodecs doesn't compare checksums
     try:
         pixels = decode(data)
     except Exception:  # what Pillow can't decode either, or what it takes for harmless
@@ -68,3 +72,17 @@ def _is_common(image: Image.Image) -> bool:
         return False
     arguments = image.tile[0].args
     return (arguments if isinstance(arguments, str) else arguments[0]) == image.mode
+
+
+def _is_whole_png(data: bytes) -> bool:
+    """Whether all chunks up to the last are there and have the checksums that follow them."""
+    position = 8  # behind the signature
+    while position + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, position)
+        end = position + 8 + length
+        if end + 4 > len(data) or zlib.crc32(data[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            return False
+        if data[position + 4 : position + 8] == b"IEND":
+            return True
+        position = end + 4
+    return False

@@ -116,7 +116,7 @@ def count_bad_step(
     batches = gather_object([_described(run, indices, terms) for indices, terms in passes])
     bad_terms = [name for batch in batches for name, value in batch["terms"].items() if not math.isfinite(value)]
     what = f"loss term {bad_terms[0]} is not finite" if bad_terms else "the gradient is not finite"
-    bad_step = BadStep(progress.step, what)
+    bad_step = BadStep(progress.step + 1, what)  # counted from 1, as in metrics.jsonl
     first = progress.first_bad or bad_step
     progress.first_bad = first
     progress.bad_steps += 1

@@ -12,7 +12,7 @@ from typing import Any
 from seghiero_core.checkpoint import add_metrics
 from seghiero_core.data.loaders import WORKER_DIED, is_dead_worker
 from seghiero_core.devices import is_lost_peer, is_out_of_memory
-from seghiero_core.errors import CheckpointError, DataError, DeviceError, SeghieroError
+from seghiero_core.errors import CheckpointError, DataError, DeviceError, SeghieroError, UsageError
 from seghiero_core.training.batch_size import out_of_memory_error
 from seghiero_core.training.progress import TrainingProgress
 from seghiero_core.training.run import Run
@@ -89,7 +89,7 @@ class Saver:
         """
         try:
             yield
-        except (DataError, DeviceError, OSError, RuntimeError, MemoryError) as error:
+        except (DataError, DeviceError, OSError, RuntimeError, MemoryError, ValueError) as error:
             folder_is_gone = isinstance(error, OSError) and not self.folder.exists()
             explained = self._explain(error, folder_is_gone=folder_is_gone)
             if explained is None:
@@ -113,6 +113,11 @@ class Saver:
         if is_out_of_memory(error):
             run = self.run
             return out_of_memory_error(run.config, run.accelerator.unwrap_model(run.model), run.accelerator.device)
+        if str(error).startswith("Expected more than 1 value per channel"):  # BatchNorm's, of PyTorch
+            return UsageError(
+                "BatchNorm got a single value per channel: a step has one image per process, and a map one cell. "
+                "Set training.batch_size: 2 or more, a larger transform.size, or training.freeze_norm: true."
+            )
         if is_dead_worker(error):
             return DeviceError(WORKER_DIED.format(str(error).splitlines()[0]))
         if is_lost_peer(error):

@@ -198,6 +198,11 @@ def test_augmented_preview_shows_the_samples_of_training(run, project, tmp_path,
         assert target.shape == config.transform.size
 
 
+def test_preview_needs_an_image_format(run, project, tmp_path):
+    code, _, err = run("data", "preview", project, "--out", tmp_path / "picture")
+    assert code == 2 and "no extension of an image format; try picture.png" in err.replace("\n", " ")
+
+
 def test_preview_of_a_missing_split(run, project):
     code, _, err = run("data", "preview", project, "--split", "test")
     assert code == 2 and "no such split; known: train, val" in err

@@ -107,3 +107,15 @@ def test_damaged_files_have_the_faults_that_pillow_finds(name, monkeypatch):
         faults += isinstance(expected, str)
         assert same(result(read_image, bytes(damaged)), expected)
     assert faults > 20
+
+
+def test_no_damage_of_a_png_goes_unnoticed(monkeypatch):
+    """Bytes are put in, changed and cut everywhere; imagecodecs alone would read some of these files without a word."""
+    whole = encoded("L", {"format": "PNG"})
+    for position in range(8, len(whole), 23):
+        for damaged in (
+            whole[:position] + bytes([132] * 5) + whole[position:],
+            whole[:position] + bytes([whole[position] ^ 255]) + whole[position + 1 :],
+            whole[:position],
+        ):
+            assert same(result(read_mask, damaged), by_pillow(monkeypatch, read_mask, damaged))

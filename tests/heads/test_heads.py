@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from seghiero_core.errors import CheckFailed, UsageError
+from seghiero_core.heads.networks.layers import DepthwiseConv
 from seghiero_core.model.factories import build_model, create_backbone, create_head
 from seghiero_core.registry import BACKBONES, HEADS, register_head
 from seghiero_core.testing.conformance import check_head
@@ -222,3 +223,20 @@ def test_each_fault_is_explained(fault, explanation):
             check_head("faulty")
     finally:
         HEADS.entries.pop("faulty", None)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dilation", [1, 2, 3, 7, 12])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 7), (13, 8), (24, 25)])
+def test_dilated_depthwise_convolutions_are_those_of_pytorch(size, dilation, memory_format):
+    torch.manual_seed(0)
+    layer = DepthwiseConv(6, dilation).double()
+    x = torch.randn(2, 6, *size, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    weight = layer.weight.detach().clone().requires_grad_()
+    expected = F.conv2d(x, weight, padding=dilation, dilation=dilation, groups=6)
+    gradient = torch.randn_like(expected)
+    found = layer(x)
+    torch.testing.assert_close(found, expected)
+    expected_gradients = torch.autograd.grad(expected, (x, weight), gradient)
+    for a, b in zip(torch.autograd.grad(found, (x, layer.weight), gradient), expected_gradients, strict=True):
+        torch.testing.assert_close(a, b)

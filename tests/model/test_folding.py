@@ -41,16 +41,32 @@ def test_folding_changes_no_logits(backbone, head, folded):
     assert fold_batch_norms(network) == 0
 
 
-class ReadTwice(nn.Module):
-    """Reads the output of a convolution before and after its BatchNorm."""
+class Plugin(nn.Module):
+    """A backbone of one convolution and its BatchNorm."""
 
-    def __init__(self):
+    def __init__(self, wrap=lambda conv: conv):
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 5, 4, stride=4), nn.BatchNorm2d(5)
+        self.conv, self.norm = wrap(nn.Conv2d(3, 5, 4, stride=4)), nn.BatchNorm2d(5)
 
+    def forward(self, x):
+        return [self.norm(self.conv(x))]
+
+
+class ReadTwice(Plugin):
     def forward(self, x):
         x = self.conv(x)
         return [x + self.norm(x)]
+
+
+class ReadTwiceIfLarge(Plugin):
+    def forward(self, x):
+        x = self.conv(x)
+        return [x + self.norm(x) if x.shape[-1] > 4 else self.norm(x)]
+
+
+class ReadAttribute(Plugin):
+    def forward(self, x):
+        return [self.norm(self.conv(x).to(self.norm.weight.dtype))]
 
 
 class First(nn.Module):
@@ -60,11 +76,30 @@ class First(nn.Module):
         return features[0], None
 
 
-def test_a_network_that_reads_a_convolution_twice_is_left_alone():
-    network = SegmentationModel(ReadTwice(), First(), mean=[0.5] * 3, std=[0.25] * 3, stride=4)
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        ReadTwice,
+        ReadTwiceIfLarge,
+        ReadAttribute,
+        lambda: Plugin(torch.nn.utils.parametrizations.weight_norm),
+        lambda: Plugin(torch.nn.utils.parametrizations.spectral_norm),
+    ],
+)
+def test_networks_that_cannot_be_folded_are_left_alone(backbone):
+    network = SegmentationModel(backbone(), First(), mean=[0.5] * 3, std=[0.25] * 3, stride=4)
     network = with_statistics(network)
     kept = {name: value.clone() for name, value in network.state_dict().items()}
-    assert fold_batch_norms(network) == 0
+    images = torch.rand(1, 3, 37, 50) * 255
+    with torch.no_grad():
+        before = network(images).logits
+        assert fold_batch_norms(network) == 0
+        assert torch.equal(network(images).logits, before)
     assert network.state_dict().keys() == kept.keys()
     for name, value in network.state_dict().items():
         assert torch.equal(value, kept[name])
+
+
+def test_the_convolution_of_a_plain_plugin_is_folded():
+    network = SegmentationModel(Plugin(), First(), mean=[0.5] * 3, std=[0.25] * 3, stride=4)
+    assert fold_batch_norms(with_statistics(network)) == 1

@@ -121,7 +121,8 @@ def test_memory_of_a_raster_is_bounded(tiny_run, tmp_path):
     grown = finish_measured(start_measured(tiny_run, path, "--out", tmp_path / "out"))
     blocks, carried, rows = KEPT_BYTES + GDAL_CACHE_BYTES, 9 * 128 * side * 4, 3 * 3 * (1024 + 512) * side
     print(f"{side}x{side} px: {grown:.0f} MiB more than one tile")
-    assert grown < (blocks + carried + rows) / 2**20 + 180
+    # The logits of a tile, which is decoded whole, count too: the image that was predicted first was decoded by bands.
+    assert grown < (blocks + carried + rows) / 2**20 + 250
     assert grown < 9 * 4 * side**2 / 2**20, "no less than the logits of the whole raster"
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.config.loading import load_config
-from seghiero_core.errors import DeviceError
+from seghiero_core.errors import DeviceError, UsageError
 from seghiero_core.losses.combine import HierarchicalLoss
 from seghiero_core.training import prepare as prepare_module
 from seghiero_core.training.bad_steps import MicroBatch, is_bad_step
@@ -45,7 +45,7 @@ def test_a_bad_step_is_skipped_and_reported(small, poisoned):
     events = []
     train(config, notify=events.append)
     warnings = [event["text"] for event in events if event["event"] == "warning"]
-    assert warnings == ["step 1 was skipped: loss term marginal_cross_entropy is not finite (1 of 10)."]
+    assert warnings == ["step 2 was skipped: loss term marginal_cross_entropy is not finite (1 of 10)."]
     records = [json.loads(line) for line in (config.run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [record.get("loss") is None for record in records] == [False, True, False, False, True]
     assert all(tensor.isfinite().all() for tensor in load_file(config.run_dir / "last/model.safetensors").values())
@@ -72,7 +72,7 @@ def test_a_bad_image_leaves_no_trace(small, monkeypatch, loss):
     events = []
     train(config, notify=events.append)
     (warning,) = [event["text"] for event in events if event["event"] == "warning"]
-    assert re.match(r"step 1 was skipped: loss term \w+ is not finite \(1 of 10\)", warning)
+    assert re.match(r"step 2 was skipped: loss term \w+ is not finite \(1 of 10\)", warning)
     tensors = load_file(config.run_dir / "last/model.safetensors")
     assert all(tensor.isfinite().all() for tensor in tensors.values())
     assert {int(value) for name, value in tensors.items() if name.endswith("num_batches_tracked")} == {3}
@@ -81,11 +81,11 @@ def test_a_bad_image_leaves_no_trace(small, monkeypatch, loss):
 def test_too_many_bad_steps_stop_the_run_and_name_the_batch(small, poisoned):
     poisoned({4, 6, 7})
     config = load_config(small, ["training.batch_size=1", "training.max_bad_steps=3", "training.epochs=3"])
-    with pytest.raises(DeviceError, match="cross_entropy is not finite at step 7.*first, at step 4") as caught:
+    with pytest.raises(DeviceError, match="cross_entropy is not finite at step 8.*first, at step 5") as caught:
         train(config)
     assert caught.value.exit_code == 4
     document = json.loads((config.run_dir / "bad_batch.json").read_text())
-    assert document["first"] == {"step": 4, "what": "loss term marginal_cross_entropy is not finite"}
+    assert document["first"] == {"step": 5, "what": "loss term marginal_cross_entropy is not finite"}
     (batch,) = document["batches"]
     assert batch["terms"].pop("marginal_cross_entropy") == "nan"
     assert all(math.isfinite(value) for value in batch["terms"].values())
@@ -146,3 +146,9 @@ def test_a_step_that_the_gradient_scaler_skips_does_not_move_the_average(small, 
     assert saved["average_updates"] == 3
     assert saved["bad_steps"] == 0
     assert saved["scaler"]["scale"] == 2.0**10
+
+
+def test_a_batch_norm_with_one_value_says_what_to_do(small):
+    one_cell = ["training.batch_size=1", "transform.size=[32, 32]", "head.type=aspp"]
+    with pytest.raises(UsageError, match="BatchNorm got a single value.*training.freeze_norm"):
+        train(load_config(small, one_cell))

@@ -17,7 +17,8 @@ def checkpointed(block: nn.Module, *inputs: Any, part: Callable[..., Any] | None
 
     Gradients and BatchNorm's running statistics are the same as with a plain call, which this is where no gradient is
     needed, and in `torch.compile`, which decides itself what to recompute. What the last operation returns isn't
-    recomputed.
+    recomputed. `torch.func.grad` can't differentiate it, and the block must stay in training mode until the backward
+    pass.
 
     Args:
         block: The module.

@@ -29,7 +29,8 @@ def list_timm(pattern: str, notify: Notify = ignore_events) -> Iterator[dict[str
     """
     names = timm.list_models(pattern)
     if not names:
-        hint = nearest(pattern.strip("*"), timm.list_models())
+        inside = timm.list_models(f"*{pattern}*")
+        hint = f" '*{pattern}*' matches {len(inside)}." if inside else nearest(pattern.strip("*"), timm.list_models())
         raise UsageError(f"timm {timm.__version__} has no model that matches '{pattern}'.{hint}")
     if unknown := [name for name in names if known_facts(name) is None]:
         notify({"event": "probe", "variants": len(unknown)})

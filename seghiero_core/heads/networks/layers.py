@@ -126,7 +126,8 @@ class DepthwiseConv(nn.Conv2d):
             return super().forward(x)
         batch, channels, height, width = x.shape
         if step >= height and step >= width:  # all taps but the center are in the padding
-            return x * self.weight[:, 0, 1, 1, None, None].to(x.dtype)
+            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+            return x.to(dtype) * self.weight[:, 0, 1, 1, None, None].to(dtype)
         rows, columns = (height + step - 1) // step, (width + step - 1) // step
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, columns * step - width, 0, rows * step - height))
         grids = x.reshape(batch, rows, step, columns, step, channels).permute(0, 2, 4, 1, 3, 5)
