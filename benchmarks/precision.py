@@ -94,6 +94,8 @@ def main() -> None:
     parser.add_argument("--avx2", action="store_true", help="without AVX-512 and AMX")
     parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
     options = parser.parse_args()
+    if options.rounds < 3:
+        parser.error("--rounds: must be at least 3; fewer are mostly noise.")
     if options.avx2 and any(os.environ.get(key) != value for key, value in RESTRICTED.items()):
         sys.exit(subprocess.run([sys.executable, *sys.argv], env={**os.environ, **RESTRICTED}, check=False).returncode)
     torch.set_num_threads(options.threads)

@@ -111,7 +111,9 @@ def _devices(config: Config) -> Iterator[Finding]:
         advice = "PyTorch doesn't see the NVIDIA GPU of this machine: install PyTorch built with CUDA."
         yield Finding("device", device, advice)
     else:
-        yield Finding("device", f"{device} in {precision}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads")
+        threads = torch.get_num_threads()
+        counts = f"{os.cpu_count()} CPUs, {threads} thread{'s' if threads > 1 else ''}"
+        yield Finding("device", f"{device} in {precision}, {counts}")
 
 
 def _memory() -> Iterator[Finding]:
