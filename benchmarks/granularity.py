@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
-from study import measure  # benchmarks/study.py, which also puts the checkout on the path
+from study import measure, read_rows  # benchmarks/study.py, which also puts the checkout on the path
 
 from seghiero_core.checkpoint import read_checkpoint
 from seghiero_core.config.loading import load_config
@@ -264,15 +264,12 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
 
-    def read() -> list[dict[str, Any]]:
-        return [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
-
     if not arguments.table and arguments.camvid is None:
         parser.error("give the CamVid folder, or --table")
     cells = [(study, *cell, seed) for seed in arguments.seeds for study in arguments.studies for cell in STUDIES[study]]
     for study, setting, condition, seed in [] if arguments.table else cells:
         wanted = condition in arguments.conditions and (not arguments.settings or setting in arguments.settings)
-        done = {(row["study"], row["setting"], row["condition"], row["seed"]) for row in read()}
+        done = {(row["study"], row["setting"], row["condition"], row["seed"]) for row in read_rows(arguments.out)}
         if wanted and (study, setting, condition, seed) not in done:
             row = run(arguments.camvid, study, setting, condition, seed, arguments.runs)
             with arguments.out.open("a") as file:
@@ -282,7 +279,7 @@ def main() -> None:
     if arguments.table:
         for study in arguments.studies:
             for mode in MODES:
-                print(f"\n{table(read(), study, mode)}")
+                print(f"\n{table(read_rows(arguments.out), study, mode)}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from granularity import LEAVES, shrink
-from study import CONFIG, measure  # benchmarks/study.py, which also puts the checkout on the path
+from study import CONFIG, measure, read_rows  # benchmarks/study.py, which also puts the checkout on the path
 from tables import DOCS, markdown, with_part
 
 from seghiero_core.checkpoint import read_checkpoint
@@ -102,11 +102,6 @@ def class_table(rows: list[dict[str, Any]], mode: str = "leaf") -> str:
             cells = [f"{100 * statistics.mean(classes[name] for classes in found):.1f}" for name in LEAVES]
             lines.append((f"`{head}`", *cells))
     return markdown(("head", *LEAVES), lines)
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read the runs that are there."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -124,6 +125,11 @@ def table(rows: list[dict], mode: str) -> str:
     return "\n".join(lines)
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the finished runs of a study, one per line; none if there is no such file."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("camvid", type=Path, nargs="?")
@@ -134,7 +140,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `seghiero train`")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
+    rows = read_rows(arguments.out)
     if not arguments.table:
         if arguments.camvid is None:
             parser.error("give the CamVid folder, or --table")

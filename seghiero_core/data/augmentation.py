@@ -73,7 +73,7 @@ def draw_augmentation(
             1-j..1+j, and the hue from -j/10..j/10 turns.
 
     Returns:
-        The parameters for `augment_image` and `augment_target`.
+        The parameters for `augment_image` and `augment_mask`.
     """
     low, high = transform.scale
     scale = math.exp(rng.uniform(math.log(low), math.log(high)))

@@ -64,7 +64,7 @@ def _decoders() -> dict[str, _Decode]:
 def _is_common(image: Image.Image) -> bool:
     """Whether a file holds 8-bit gray or RGB, and Pillow would decode it without conversion.
 
-    Of a progressive JPEG imagecodecs doesn't tell that scans are cut.
+    Progressive JPEGs are excluded: imagecodecs doesn't report missing scans.
     """
     if image.mode not in ("L", "RGB") or getattr(image, "is_animated", False) or len(image.tile) != 1:
         return False
